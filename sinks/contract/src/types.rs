@@ -1,0 +1,140 @@
+//! The names that producers choose, and filters over them.
+
+/// The longest tenant or type, in bytes.
+const MAX_NAME: usize = 128;
+
+/// A name that cannot be a tenant or a type; says what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidName(pub &'static str);
+
+/// A tenant is 1 to 128 bytes without control characters and without space at its ends.
+///
+/// # Errors
+/// Which of these it breaks.
+pub fn check_tenant(tenant: &str) -> Result<(), InvalidName> {
+    check_length(tenant)?;
+    if tenant.trim() != tenant {
+        return Err(InvalidName("must not begin or end with white space"));
+    }
+    check_control(tenant)
+}
+
+/// A type is 1 to 128 bytes without control characters, white space, `,` and `*`, which filters
+/// use. It becomes an SSE `event:` line, where a line break would end it (WHATWG HTML §9.2).
+///
+/// # Errors
+/// Which of these it breaks.
+pub fn check_type(kind: &str) -> Result<(), InvalidName> {
+    check_length(kind)?;
+    check_control(kind)?;
+    if kind.contains(char::is_whitespace) {
+        return Err(InvalidName("must not contain white space"));
+    }
+    if kind.contains([',', '*']) {
+        return Err(InvalidName("must not contain ',' or '*'"));
+    }
+    Ok(())
+}
+
+fn check_length(name: &str) -> Result<(), InvalidName> {
+    match name.len() {
+        0 => Err(InvalidName("must not be empty")),
+        1..=MAX_NAME => Ok(()),
+        _ => Err(InvalidName("must be at most 128 bytes")),
+    }
+}
+
+fn check_control(name: &str) -> Result<(), InvalidName> {
+    if name.contains(char::is_control) {
+        return Err(InvalidName(
+            "must not contain control characters (CR, LF, NUL …)",
+        ));
+    }
+    Ok(())
+}
+
+/// Which types are wanted: exact names and prefixes. The empty filter wants all.
+///
+/// Written as `order.*,user.created`: a `*` stands at the end only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TypeFilter {
+    pub exact: Vec<String>,
+    /// Without their `*`.
+    pub prefixes: Vec<String>,
+}
+
+impl TypeFilter {
+    /// Reads a comma list. Empty text, or a lone `*`, wants all.
+    ///
+    /// # Errors
+    /// An item is not a type, or has a `*` elsewhere than at its end.
+    pub fn parse(list: &str) -> Result<Self, InvalidName> {
+        Self::from_items(list.split(',').map(str::trim).filter(|i| !i.is_empty()))
+    }
+
+    /// Reads the items of a list.
+    ///
+    /// # Errors
+    /// As [`TypeFilter::parse`].
+    pub fn from_items<'a>(items: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidName> {
+        let mut filter = Self::default();
+        let mut all = false;
+        for item in items {
+            match item.strip_suffix('*') {
+                Some("") => all = true,
+                Some(prefix) => {
+                    check_type(prefix)?;
+                    filter.prefixes.push(prefix.to_owned());
+                }
+                None => {
+                    check_type(item)?;
+                    filter.exact.push(item.to_owned());
+                }
+            }
+        }
+        Ok(if all { Self::default() } else { filter })
+    }
+
+    pub fn wants_all(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty()
+    }
+
+    pub fn matches(&self, kind: &str) -> bool {
+        self.wants_all()
+            || self.exact.iter().any(|e| e == kind)
+            || self.prefixes.iter().any(|p| kind.starts_with(p.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_and_types_that_would_break_a_frame_or_a_filter_are_refused() {
+        for bad in ["", "a\rb", "a\nb", "a\0b", &"x".repeat(129)] {
+            assert!(check_tenant(bad).is_err(), "{bad:?}");
+            assert!(check_type(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_tenant(" acme").is_err());
+        assert!(check_tenant("Acme & Söhne").is_ok());
+        for bad in ["a b", "a,b", "order.*"] {
+            assert!(check_type(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_type("注文.作成").is_ok());
+    }
+
+    #[test]
+    fn a_filter_wants_names_and_prefixes() {
+        let filter = TypeFilter::parse("order.*, user.created").expect("valid");
+        assert!(filter.matches("order.created"));
+        assert!(filter.matches("user.created"));
+        assert!(!filter.matches("user.created.late"));
+        assert!(!filter.matches("orders"));
+        for all in ["", "*", "order.*,*", " , "] {
+            assert!(TypeFilter::parse(all).expect("valid").matches("anything"));
+        }
+        assert!(TypeFilter::parse("or*der").is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! What the host's routes and those of sinks share: answers for bad input, who may do what, and
+//! query parameters whose errors name the field.
+
+mod access;
+mod params;
+mod problem;
+
+pub use access::{Access, Scope};
+pub use params::{Body, Params};
+pub use problem::Problem;

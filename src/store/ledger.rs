@@ -1,0 +1,134 @@
+//! The ledger's rows: one a (sink, event, recipient).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use herald_contract::Event;
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+/// Where a delivery stands. `Pending` alone is not final; `Dead` becomes pending by replay.
+///
+/// ```text
+/// pending ─▶ delivered | skipped | gone | dead        dead ─replay─▶ pending
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Pending,
+    Delivered,
+    Skipped,
+    Gone,
+    Dead,
+}
+
+impl State {
+    /// As the ledger's `state` column has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Skipped => "skipped",
+            Self::Gone => "gone",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Reads the `state` column, whose CHECK allows no other text.
+    pub fn from_column(text: &str) -> Self {
+        match text {
+            "delivered" => Self::Delivered,
+            "skipped" => Self::Skipped,
+            "gone" => Self::Gone,
+            "dead" => Self::Dead,
+            _ => Self::Pending,
+        }
+    }
+}
+
+/// One failed attempt, as the timeline shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    pub at: DateTime<Utc>,
+    pub cause: String,
+}
+
+/// What came of an attempt, to be recorded.
+#[derive(Debug, Clone)]
+pub struct LedgerWrite {
+    pub event_id: Ulid,
+    pub tenant_id: Box<str>,
+    pub recipient: String,
+    pub state: State,
+    /// Attempts spent so far.
+    pub attempts: u32,
+    /// For `Pending`: how long until the next attempt, by the database's clock.
+    pub retry_in: Duration,
+    /// What failed, for states other than `Delivered`.
+    pub cause: Option<String>,
+    /// What the far end answered to a delivery.
+    pub response: Option<String>,
+    /// The latest failed attempts, oldest first, bounded.
+    pub history: Vec<Attempt>,
+}
+
+/// A pending delivery whose time has come.
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub event: Arc<Event>,
+    pub recipient: String,
+    /// Attempts spent so far.
+    pub attempts: u32,
+    pub history: Vec<Attempt>,
+}
+
+/// A delivery as it is shown.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerRow {
+    pub sink: String,
+    pub event_id: Ulid,
+    pub tenant_id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub recipient: String,
+    pub state: State,
+    pub attempts: u32,
+    /// For `pending` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<String>,
+    pub history: Vec<Attempt>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Which dead letters are meant; the empty filter means all.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DeadFilter {
+    pub sink: Option<String>,
+    /// An exact type, or a prefix with `*` at its end.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    #[serde(rename = "tenantId")]
+    pub tenant: Option<String>,
+    /// Died at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Text that the cause contains, whatever its case.
+    pub cause: Option<String>,
+    pub event_id: Option<Ulid>,
+    pub recipient: Option<String>,
+}
+
+/// What the ledger holds for a sink, beside what is settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SinkCounts {
+    /// Pending rows.
+    pub retrying: i64,
+    pub dead: i64,
+}

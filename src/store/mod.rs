@@ -1,0 +1,246 @@
+//! The truth: events, the outbox, the feed's order, the ledger, checkpoints, subscriptions.
+//!
+//! [`Store`] is what the rest of herald asks of a database; [`postgres`] and [`sqlite`] answer.
+//! SQL stands in this folder and nowhere else.
+
+mod ledger;
+mod postgres;
+mod sqlite;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use herald_contract::{Cursor, Event, Subscription, TypeFilter};
+use serde_json::value::RawValue;
+use ulid::Ulid;
+
+pub use ledger::{Attempt, DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State};
+pub use postgres::{Postgres, emit};
+pub use sqlite::Sqlite;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached, is read-only, or ran out of time: try again later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// Another process has the database file; stop.
+    #[error("{0}")]
+    InUse(String),
+    /// The database answered what it should not: a fault of herald or of the schema.
+    #[error("database: {0}")]
+    Database(#[source] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("migration: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// `store.url` cannot be used.
+    #[error("store.url: {0}")]
+    Url(String),
+    /// An event was emitted with an id or idempotency key that another tenant's event has.
+    #[error("event {index}: this eventId is taken")]
+    Conflict {
+        /// Its place in the batch.
+        index: usize,
+    },
+}
+
+/// An event that is to be emitted; its names have been checked.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    pub event_id: Ulid,
+    pub tenant_id: String,
+    pub kind: String,
+    pub payload: Box<RawValue>,
+    pub metadata: Option<Box<RawValue>>,
+    /// Unique within the tenant; a repeated one gets the first event's answer.
+    pub idempotency_key: Option<String>,
+}
+
+/// An event that is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emitted {
+    pub event_id: Ulid,
+    pub aggregate_id: i64,
+    /// Whether it had been there before, by its id or its idempotency key.
+    pub repeated: bool,
+}
+
+/// The feed's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedHead {
+    /// Names this history of the feed. A database that was restored from a backup begins a new
+    /// one, so that an old stream is not mistaken for its own.
+    pub epoch: String,
+    /// The last `seq`; 0 when the feed is empty.
+    pub seq: i64,
+}
+
+/// What waits in the outbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Backlog {
+    pub pending: i64,
+    /// Age of the oldest waiting event; zero when none waits.
+    pub oldest: Duration,
+}
+
+/// Where a cursor stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved {
+    At(i64),
+    /// The event is committed but the relay has not sequenced it yet.
+    Waiting,
+    Unknown,
+}
+
+/// A stretch of a tenant's feed.
+#[derive(Debug, Clone)]
+pub struct PageQuery<'a> {
+    pub tenant: &'a str,
+    pub types: &'a TypeFilter,
+    /// Exclusive.
+    pub after: i64,
+    /// Inclusive.
+    pub upto: i64,
+    pub limit: usize,
+    pub newest_first: bool,
+}
+
+/// Where a sink stands, as the store keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Everything up to and with this `seq` is settled.
+    pub seq: i64,
+    pub paused: bool,
+}
+
+/// Moves committed outbox rows into the feed. Whoever holds one leads; dropping it gives up the
+/// lead. It works on the very connection that holds the lock, so that a lost connection is a lost
+/// lead.
+#[async_trait]
+pub trait Sequencer: Send {
+    /// Claims up to `limit` outbox rows and gives each the next `seq`, in one transaction. The
+    /// events are committed to the feed when it returns. Empty when nothing waits.
+    ///
+    /// # Errors
+    /// After an error the lead is lost: drop it and ask the store again.
+    async fn sequence(&mut self, limit: usize) -> Result<Vec<Arc<Event>>, StoreError>;
+}
+
+/// Reads the feed in order, for brokers.
+#[async_trait]
+pub trait Feed: Send + Sync {
+    /// The events with `seq > after`, dense and in order, at most `limit`.
+    async fn feed(&self, after: i64, limit: usize) -> Result<Vec<Arc<Event>>, StoreError>;
+}
+
+/// What herald asks of a database. Batches first; every call bounds its own time.
+#[async_trait]
+pub trait Store: Feed {
+    /// Creates or upgrades the schema.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Whether the database answers and its schema is there.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Stores events and their outbox rows in one transaction and answers in the same order. An
+    /// id or idempotency key that the tenant used before gets the first answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when an id is another tenant's; nothing is stored.
+    async fn emit(&self, events: &[NewEvent]) -> Result<Vec<Emitted>, StoreError>;
+
+    /// Takes the lead, if nobody has it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process has the database to itself.
+    async fn try_lead(&self) -> Result<Option<Box<dyn Sequencer>>, StoreError>;
+
+    async fn feed_head(&self) -> Result<FeedHead, StoreError>;
+
+    /// Begins a new epoch if the present one is still `old`; returns the feed's end.
+    async fn new_epoch(&self, old: &str) -> Result<FeedHead, StoreError>;
+
+    async fn backlog(&self) -> Result<Backlog, StoreError>;
+
+    // Reading for one tenant.
+
+    async fn page(&self, query: &PageQuery<'_>) -> Result<Vec<Arc<Event>>, StoreError>;
+
+    async fn resolve(&self, tenant: &str, cursor: Cursor) -> Result<Resolved, StoreError>;
+
+    /// The id of the tenant's last event with `seq <= upto`.
+    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, StoreError>;
+
+    /// One event by its id, sequenced or not (then its `seq` is 0); of this tenant, if one is
+    /// given.
+    async fn event(&self, id: Ulid, tenant: Option<&str>) -> Result<Option<Event>, StoreError>;
+
+    // Sinks.
+
+    /// Makes the sink known, beginning at the feed's present end; one that is known stays.
+    async fn register_sink(&self, sink: &str) -> Result<Checkpoint, StoreError>;
+
+    async fn checkpoints(&self) -> Result<Vec<(String, Checkpoint)>, StoreError>;
+
+    /// Moves a sink's checkpoint forward, never back.
+    async fn settle(&self, sink: &str, seq: i64) -> Result<(), StoreError>;
+
+    /// Whether the sink is known.
+    async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError>;
+
+    // The ledger.
+
+    /// The (event, recipient) pairs among these events that the ledger already has.
+    async fn ledger_known(
+        &self,
+        sink: &str,
+        events: &[Ulid],
+    ) -> Result<Vec<(Ulid, String)>, StoreError>;
+
+    /// Records what came of attempts, all or none. A row that is already final stays as it is.
+    async fn ledger_record(&self, sink: &str, writes: &[LedgerWrite]) -> Result<(), StoreError>;
+
+    /// Takes up to `limit` pending rows whose time has come, oldest first, and puts their next
+    /// attempt off by `lease`, so that no other process takes them and a crash costs no more
+    /// than that.
+    async fn ledger_due(
+        &self,
+        sink: &str,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<Due>, StoreError>;
+
+    /// How long until the sink's next pending row is due; zero if one is, `None` if none waits.
+    async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError>;
+
+    /// Every delivery of an event, across sinks.
+    async fn deliveries(&self, event: Ulid) -> Result<Vec<LedgerRow>, StoreError>;
+
+    async fn sink_counts(&self) -> Result<Vec<(String, SinkCounts)>, StoreError>;
+
+    /// Dead letters, newest first.
+    async fn dead(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
+
+    async fn dead_count(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
+
+    /// Makes matching dead letters pending again, due now, with all their attempts before them;
+    /// returns how many.
+    async fn dead_replay(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
+
+    /// Deletes matching dead letters from the ledger; returns how many.
+    async fn dead_drop(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
+
+    // Push subscriptions.
+
+    async fn subscription_put(&self, subscription: Subscription) -> Result<Ulid, StoreError>;
+
+    async fn subscription_remove(&self, tenant: &str, endpoint: &str) -> Result<bool, StoreError>;
+
+    async fn subscription_forget(&self, id: Ulid) -> Result<(), StoreError>;
+
+    async fn subscriptions_of(&self, tenants: &[&str]) -> Result<Vec<Subscription>, StoreError>;
+
+    async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError>;
+}
