@@ -5,6 +5,7 @@
 //! Sinks classify what happened; the host's runner owns attempts, backoff and limits.
 
 mod config;
+pub mod duration;
 mod event;
 mod host;
 mod outcome;
