@@ -125,6 +125,19 @@ pub struct DeadFilter {
     pub recipient: Option<String>,
 }
 
+impl DeadFilter {
+    /// The type as an exact name or as a prefix.
+    pub fn kind_parts(&self) -> (Option<&str>, Option<&str>) {
+        match self.kind.as_deref() {
+            None => (None, None),
+            Some(kind) => match kind.strip_suffix('*') {
+                Some(prefix) => (None, Some(prefix)),
+                None => (Some(kind), None),
+            },
+        }
+    }
+}
+
 /// What the ledger holds for a sink, beside what is settled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SinkCounts {

@@ -5,20 +5,20 @@
 
 mod ledger;
 mod postgres;
-mod sqlite;
+mod rows;
+//mod sqlite;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use herald_contract::{Cursor, Event, Subscription, TypeFilter};
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
 pub use ledger::{Attempt, DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State};
 pub use postgres::{Postgres, emit};
-pub use sqlite::Sqlite;
+//pub use sqlite::Sqlite;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,19 @@ pub enum Resolved {
     /// The event is committed but the relay has not sequenced it yet.
     Waiting,
     Unknown,
+}
+
+impl Resolved {
+    /// The further of two places; an event that waits is further than any in the feed.
+    #[must_use]
+    pub fn further(self, other: Option<Self>) -> Self {
+        match (self, other) {
+            (Self::At(a), Some(Self::At(b))) => Self::At(a.max(b)),
+            (Self::Waiting, _) | (_, Some(Self::Waiting)) => Self::Waiting,
+            (Self::Unknown, Some(other)) => other,
+            (here, _) => here,
+        }
+    }
 }
 
 /// A stretch of a tenant's feed.

@@ -1,0 +1,256 @@
+//! The ledger's statements.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use ulid::Ulid;
+
+use super::Postgres;
+use crate::store::rows::{
+    Columns as _, count, history, history_json, ledger_columns, parse_ulid, strings,
+};
+use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreError};
+
+const KNOWN: &str = "
+SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND sink = $1";
+
+const RECORD: &str = "
+INSERT INTO herald.deliveries AS d
+    (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
+     history)
+SELECT $1, event_id, recipient, tenant_id, state, attempts,
+       CASE state WHEN 'pending' THEN clock_timestamp() + wait * interval '1 second' END,
+       cause, response, history
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::float8[],
+            $8::text[], $9::text[], $10::text[])
+     AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history)
+ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
+    state = excluded.state, attempts = excluded.attempts,
+    next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
+    response = excluded.response, history = excluded.history, updated_at = now()
+WHERE d.state = 'pending'";
+
+const DUE: &str = "
+WITH due AS (
+    SELECT event_id, recipient FROM herald.deliveries
+    WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= clock_timestamp()
+    ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE herald.deliveries d
+    SET next_attempt_at = clock_timestamp() + $2 * interval '1 second'
+    FROM due WHERE d.sink = $1 AND d.event_id = due.event_id AND d.recipient = due.recipient
+    RETURNING d.event_id, d.recipient, d.attempts, d.history
+)
+SELECT t.recipient, t.attempts, t.history, coalesce(f.seq, 0), e.id, e.event_id, e.tenant_id,
+       e.type, e.payload::text, e.metadata::text, e.created_at
+FROM taken t JOIN herald.events e ON e.event_id = t.event_id
+LEFT JOIN herald.feed f ON f.aggregate_id = e.id
+ORDER BY f.seq";
+
+const WAIT: &str = "
+SELECT extract(epoch FROM min(next_attempt_at) - clock_timestamp())::float8
+FROM herald.deliveries WHERE sink = $1 AND state = 'pending'";
+
+const DELIVERIES: &str = concat!(
+    "SELECT ",
+    ledger_columns!(),
+    " FROM herald.deliveries d LEFT JOIN herald.events e ON e.event_id = d.event_id
+    WHERE d.event_id = $1 ORDER BY d.created_at, d.sink, d.recipient"
+);
+
+const COUNTS: &str = "
+SELECT sink, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead')
+FROM herald.deliveries WHERE state IN ('pending', 'dead') GROUP BY sink";
+
+/// The dead letters that a [`DeadFilter`] means, bound by [`filtered`].
+macro_rules! dead_where {
+    () => {
+        " d.state = 'dead'
+        AND ($1::text IS NULL OR d.sink = $1)
+        AND ($2::text IS NULL OR e.type = $2)
+        AND ($3::text IS NULL OR starts_with(e.type, $3))
+        AND ($4::text IS NULL OR d.tenant_id = $4)
+        AND ($5::timestamptz IS NULL OR d.updated_at >= $5)
+        AND ($6::text IS NULL OR strpos(lower(d.cause), lower($6)) > 0)
+        AND ($7::text IS NULL OR d.event_id = $7)
+        AND ($8::text IS NULL OR d.recipient = $8)"
+    };
+}
+
+const DEAD: &str = concat!(
+    "SELECT ",
+    ledger_columns!(),
+    " FROM herald.deliveries d LEFT JOIN herald.events e ON e.event_id = d.event_id WHERE",
+    dead_where!(),
+    " ORDER BY d.updated_at DESC, d.event_id, d.recipient LIMIT $9"
+);
+
+const DEAD_COUNT: &str = concat!(
+    "SELECT count(*) FROM herald.deliveries d
+    LEFT JOIN herald.events e ON e.event_id = d.event_id WHERE",
+    dead_where!()
+);
+
+const DEAD_REPLAY: &str = concat!(
+    "UPDATE herald.deliveries u
+    SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = now()
+    FROM herald.deliveries d LEFT JOIN herald.events e ON e.event_id = d.event_id
+    WHERE u.event_id = d.event_id AND u.sink = d.sink AND u.recipient = d.recipient
+      AND u.state = 'dead' AND",
+    dead_where!()
+);
+
+const DEAD_DROP: &str = concat!(
+    "DELETE FROM herald.deliveries u
+    USING herald.deliveries d LEFT JOIN herald.events e ON e.event_id = d.event_id
+    WHERE u.event_id = d.event_id AND u.sink = d.sink AND u.recipient = d.recipient
+      AND u.state = 'dead' AND",
+    dead_where!()
+);
+
+impl Postgres {
+    pub(super) async fn read_known(
+        &self,
+        sink: &str,
+        events: &[Ulid],
+    ) -> Result<Vec<(Ulid, String)>, StoreError> {
+        let rows = sqlx::query(KNOWN)
+            .bind(sink)
+            .bind(strings(events))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| Ok((parse_ulid(row.try_get(0)?)?, row.try_get(1)?)))
+            .collect()
+    }
+
+    pub(super) async fn write_ledger(
+        &self,
+        sink: &str,
+        writes: &[LedgerWrite],
+    ) -> Result<(), StoreError> {
+        sqlx::query(RECORD)
+            .bind(sink)
+            .bind(column(writes, |w| w.event_id.to_string()))
+            .bind(column(writes, |w| w.recipient.as_str()))
+            .bind(column(writes, |w| &*w.tenant_id))
+            .bind(column(writes, |w| w.state.as_str()))
+            .bind(column(writes, |w| i64::from(w.attempts)))
+            .bind(column(writes, |w| w.retry_in.as_secs_f64()))
+            .bind(column(writes, |w| w.cause.as_deref()))
+            .bind(column(writes, |w| w.response.as_deref()))
+            .bind(column(writes, |w| history_json(&w.history)))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn take_due(
+        &self,
+        sink: &str,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<Due>, StoreError> {
+        let rows = sqlx::query(DUE)
+            .bind(sink)
+            .bind(lease.as_secs_f64())
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(due).collect()
+    }
+
+    pub(super) async fn read_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError> {
+        let row = sqlx::query(WAIT).bind(sink).fetch_one(&self.pool).await?;
+        let seconds: Option<f64> = row.try_get(0)?;
+        // A negative number of seconds is no duration: it is due.
+        Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
+    }
+
+    pub(super) async fn read_deliveries(&self, event: Ulid) -> Result<Vec<LedgerRow>, StoreError> {
+        let rows = sqlx::query(DELIVERIES)
+            .bind(event.to_string())
+            .fetch_all(&self.pool)
+            .await?;
+        ledger_rows(&rows)
+    }
+
+    pub(super) async fn read_counts(&self) -> Result<Vec<(String, SinkCounts)>, StoreError> {
+        let rows = sqlx::query(COUNTS).fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let counts = SinkCounts {
+                    retrying: row.try_get(1)?,
+                    dead: row.try_get(2)?,
+                };
+                Ok((row.try_get(0)?, counts))
+            })
+            .collect()
+    }
+
+    pub(super) async fn read_dead(
+        &self,
+        filter: &DeadFilter,
+        limit: usize,
+    ) -> Result<Vec<LedgerRow>, StoreError> {
+        let rows = filtered(sqlx::query(DEAD), filter)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?;
+        ledger_rows(&rows)
+    }
+
+    pub(super) async fn count_dead(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let row = filtered(sqlx::query(DEAD_COUNT), filter)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default())
+    }
+
+    pub(super) async fn replay_dead(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let done = filtered(sqlx::query(DEAD_REPLAY), filter)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn delete_dead(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
+        let done = filtered(sqlx::query(DEAD_DROP), filter)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn filtered<'q>(query: Query<'q>, filter: &'q DeadFilter) -> Query<'q> {
+    let (exact, prefix) = filter.kind_parts();
+    query
+        .bind(filter.sink.as_deref())
+        .bind(exact)
+        .bind(prefix)
+        .bind(filter.tenant.as_deref())
+        .bind(filter.since)
+        .bind(filter.cause.as_deref())
+        .bind(filter.event_id.map(|id| id.to_string()))
+        .bind(filter.recipient.as_deref())
+}
+
+fn column<'a, T>(writes: &'a [LedgerWrite], value: impl Fn(&'a LedgerWrite) -> T) -> Vec<T> {
+    writes.iter().map(value).collect()
+}
+
+fn ledger_rows(rows: &[PgRow]) -> Result<Vec<LedgerRow>, StoreError> {
+    rows.iter().map(|row| Ok(row.ledger_row()?)).collect()
+}
+
+fn due(row: &PgRow) -> Result<Due, StoreError> {
+    Ok(Due {
+        recipient: row.try_get(0)?,
+        attempts: count(row.try_get(1)?),
+        history: history(row.try_get(2)?)?,
+        event: std::sync::Arc::new(row.event(3)?),
+    })
+}
