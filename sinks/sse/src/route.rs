@@ -1,0 +1,216 @@
+//! `GET /sse`: from a request to a stream.
+//!
+//! Everything that can fail does so before the status is sent. Bad input is a problem (4xx): to an
+//! EventSource that is final, and it should be. Whatever may pass (too many clients, not started
+//! yet, shutting down, the database away) is a 200 that tells the client when to come back and
+//! ends, for an EventSource that gets a 503 never comes back.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use herald_contract::{Cursor, Place, TypeFilter, Unavailable};
+use herald_routes::{Access, Params, Problem, Scope};
+use serde::Deserialize;
+use ulid::Ulid;
+
+use crate::Shared;
+use crate::client::Client;
+use crate::frame;
+use crate::stream::{EventStream, farewell};
+
+/// Unknown parameters are ignored: others share the query string (a token, a cache breaker).
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Query {
+    tenant_id: Option<String>,
+    after: Option<String>,
+    last_event_id: Option<String>,
+    types: Option<String>,
+    named: Option<String>,
+}
+
+/// A request that has been understood.
+struct Wanted {
+    tenant: Arc<str>,
+    types: TypeFilter,
+    named: bool,
+    /// Every cursor that was given, each on its own: one that resolves outweighs one that does not.
+    cursors: Vec<Cursor>,
+}
+
+impl Wanted {
+    fn read(access: &Access, query: &Query, headers: &HeaderMap) -> Result<Self, Problem> {
+        let tenant = access.tenant(Scope::Subscribe, query.tenant_id.as_deref())?;
+        let types = TypeFilter::parse(query.types.as_deref().unwrap_or_default())
+            .map_err(|e| Problem::invalid("types", format!("types: an item {e}")))?;
+        let named = match query.named.as_deref().unwrap_or_default() {
+            "" | "false" | "0" => false,
+            "true" | "1" => true,
+            _ => return Err(Problem::bad_request("named must be true or false").at("named")),
+        };
+        let mut cursors = Vec::new();
+        if let Some(text) = given(query.after.as_deref()) {
+            cursors.push(Cursor {
+                after: Some(read_after(text)?),
+                event_id: None,
+            });
+        }
+        let header = match headers.get("last-event-id") {
+            Some(value) => Some(value.to_str().map_err(|_| not_a_ulid())?),
+            None => None,
+        };
+        for text in [header, query.last_event_id.as_deref()] {
+            if let Some(text) = given(text) {
+                let cursor = Cursor {
+                    after: None,
+                    event_id: Some(read_ulid(text)?),
+                };
+                if !cursors.contains(&cursor) {
+                    cursors.push(cursor);
+                }
+            }
+        }
+        Ok(Self {
+            tenant: tenant.into(),
+            types,
+            named,
+            cursors,
+        })
+    }
+}
+
+/// An empty value counts as absent: pages write `after=` when they have no events yet.
+fn given(text: Option<&str>) -> Option<&str> {
+    text.filter(|t| !t.is_empty())
+}
+
+fn read_after(text: &str) -> Result<i64, Problem> {
+    text.parse().ok().filter(|n| *n >= 0).ok_or_else(|| {
+        Problem::bad_request("after must be an aggregateId: a whole number from 0").at("after")
+    })
+}
+
+fn read_ulid(text: &str) -> Result<Ulid, Problem> {
+    // 26 characters hold 130 bits; the parser drops the two that are too many without a word.
+    if !text.starts_with(|c| matches!(c, '0'..='7')) {
+        return Err(not_a_ulid());
+    }
+    Ulid::from_string(text).map_err(|_| not_a_ulid())
+}
+
+fn not_a_ulid() -> Problem {
+    Problem::bad_request("the last event id must be a ULID, as an event's id line gave it")
+        .at("lastEventId")
+}
+
+pub async fn serve(
+    State(shared): State<Arc<Shared>>,
+    access: Access,
+    Params(query): Params<Query>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wanted = Wanted::read(&access, &query, &headers)?;
+    if method == Method::HEAD {
+        return Ok(respond(Body::empty()));
+    }
+    let body = match open(&shared, wanted).await {
+        Ok(Some(stream)) => stream.into_body(),
+        Ok(None) => farewell().into(),
+        Err(cause) => {
+            tracing::warn!(%cause, "a client is sent away: its cursor cannot be resolved now");
+            farewell().into()
+        }
+    };
+    Ok(respond(body))
+}
+
+fn respond(body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "text/event-stream"),
+        (header::CACHE_CONTROL.as_str(), "no-cache, no-transform"),
+        // nginx buffers a response unless told not to.
+        ("x-accel-buffering", "no"),
+    ];
+    (headers, body).into_response()
+}
+
+/// Opens the stream; `None` when the client is to come back later.
+async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<EventStream>, Unavailable> {
+    let Some(admission) = shared.gauge.admit() else {
+        return Ok(None);
+    };
+    shared.hub.tick_every(shared.config.heartbeat);
+    let start = resolve(shared, &wanted).await?;
+    let Some((ring, head)) = shared.hub.join(&wanted.tenant) else {
+        return Ok(None);
+    };
+    let (position, opening) = match start {
+        Start::After { seq, id } => (seq, opening(shared, false, id)),
+        Start::Live { reset } => {
+            // The tenant's last event up to the very head that was joined: it has none between
+            // that event and the head, so a client that comes back with this id before its first
+            // event goes on exactly where live began. Nil is before the first event.
+            let id = shared.reader.latest(&wanted.tenant, head).await?;
+            (head, opening(shared, reset, Some(id.unwrap_or_default())))
+        }
+    };
+    let client = Client::new(
+        shared.hub.clone(),
+        shared.reader.clone(),
+        wanted.tenant,
+        wanted.types,
+        (ring, head),
+        position,
+    );
+    Ok(Some(EventStream::new(
+        opening,
+        client,
+        wanted.named,
+        admission,
+    )))
+}
+
+/// Where a stream begins.
+enum Start {
+    /// After a place in the feed; with the event's id when the client named it.
+    After { seq: i64, id: Option<Ulid> },
+    /// With what comes next; `reset` when there were cursors and none resolved.
+    Live { reset: bool },
+}
+
+/// The furthest of the places that the cursors name.
+async fn resolve(shared: &Shared, wanted: &Wanted) -> Result<Start, Unavailable> {
+    let mut furthest: Option<(i64, Option<Ulid>)> = None;
+    for cursor in &wanted.cursors {
+        if let Place::After(seq) = shared.reader.resolve(&wanted.tenant, *cursor).await?
+            && furthest.is_none_or(|(so_far, _)| seq > so_far)
+        {
+            furthest = Some((seq, cursor.event_id));
+        }
+    }
+    Ok(match furthest {
+        Some((seq, id)) => Start::After { seq, id },
+        None => Start::Live {
+            reset: !wanted.cursors.is_empty(),
+        },
+    })
+}
+
+fn opening(shared: &Shared, reset: bool, id: Option<Ulid>) -> Bytes {
+    let mut out = BytesMut::new();
+    let jitter = rand::random_range(0.5..=1.5);
+    frame::put_retry(&mut out, shared.config.reconnect.mul_f64(jitter));
+    if reset {
+        // Before the id: a client that loses the connection in between is told again.
+        out.extend_from_slice(frame::RESET);
+    }
+    if let Some(id) = id {
+        frame::put_id(&mut out, id);
+    }
+    out.freeze()
+}

@@ -1,0 +1,345 @@
+//! A history in memory, and an EventSource that reads streams as a browser does.
+//!
+//! The tests run on a paused clock: whoever waits for nothing that can come is found at once.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header::HeaderMap};
+use herald_contract::{
+    Broadcast as _, Cursor, Event, History, Host, Place, Subscription, Subscriptions, TypeFilter,
+    Unavailable,
+};
+use herald_routes::Access;
+use herald_sse::{Config, Sse};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+use ulid::Ulid;
+
+/// Longer than anything the crate waits for, so only a hang reaches it.
+const HANG: Duration = Duration::from_secs(3600);
+
+pub fn event(seq: i64, tenant: &str, kind: &str, payload: &str) -> Arc<Event> {
+    Arc::new(Event {
+        seq,
+        // Neither the ids nor the aggregate ids follow the order of the feed.
+        event_id: id(seq),
+        aggregate_id: aggregate(seq),
+        tenant_id: tenant.into(),
+        kind: kind.into(),
+        payload: serde_json::value::RawValue::from_string(payload.into()).expect("valid JSON"),
+        metadata: None,
+        created_at: chrono::DateTime::UNIX_EPOCH,
+    })
+}
+
+pub fn id(seq: i64) -> Ulid {
+    Ulid::from_parts(1_000_000 - seq.unsigned_abs(), seq.unsigned_abs().into())
+}
+
+/// Neighbours swapped: 2, 1, 4, 3 …
+pub fn aggregate(seq: i64) -> i64 {
+    if seq % 2 == 1 { seq + 1 } else { seq - 1 }
+}
+
+#[derive(Default)]
+pub struct Memory {
+    events: Mutex<Vec<Arc<Event>>>,
+    pub away: AtomicBool,
+    pub pages: AtomicUsize,
+}
+
+impl Memory {
+    pub fn commit(&self, events: &[Arc<Event>]) {
+        self.events.lock().expect("lock").extend_from_slice(events);
+    }
+
+    async fn of(&self, tenant: &str) -> Result<Vec<Arc<Event>>, Unavailable> {
+        // A query takes its turn, so that others run in between.
+        tokio::task::yield_now().await;
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Unavailable("the test says so".into()));
+        }
+        let events = self.events.lock().expect("lock");
+        let own = events.iter().filter(|e| &*e.tenant_id == tenant);
+        Ok(own.cloned().collect())
+    }
+}
+
+#[async_trait]
+impl History for Memory {
+    async fn resolve(&self, tenant: &str, cursor: Cursor) -> Result<Place, Unavailable> {
+        let events = self.of(tenant).await?;
+        if cursor.after == Some(0) || cursor.event_id == Some(Ulid::nil()) {
+            return Ok(Place::After(0));
+        }
+        let named = events.iter().filter(|e| {
+            cursor.after == Some(e.aggregate_id) || cursor.event_id == Some(e.event_id)
+        });
+        Ok(named
+            .map(|e| e.seq)
+            .max()
+            .map_or(Place::Unknown, Place::After))
+    }
+
+    async fn page(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        after: i64,
+        upto: i64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, Unavailable> {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        let mut events = self.of(tenant).await?;
+        events.retain(|e| after < e.seq && e.seq <= upto && types.matches(&e.kind));
+        events.truncate(limit);
+        Ok(events)
+    }
+
+    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
+        let events = self.of(tenant).await?;
+        let last = events.iter().rfind(|e| e.seq <= upto);
+        Ok(last.map(|e| e.event_id))
+    }
+}
+
+struct NoSubscriptions;
+
+#[async_trait]
+impl Subscriptions for NoSubscriptions {
+    async fn put(&self, subscription: Subscription) -> Result<Ulid, Unavailable> {
+        Ok(subscription.id)
+    }
+    async fn remove(&self, _: &str, _: &str) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+    async fn forget(&self, _: Ulid) -> Result<(), Unavailable> {
+        Ok(())
+    }
+    async fn of_tenants(&self, _: &[&str]) -> Result<Vec<Subscription>, Unavailable> {
+        Ok(Vec::new())
+    }
+    async fn get(&self, _: &[Ulid]) -> Result<Vec<Subscription>, Unavailable> {
+        Ok(Vec::new())
+    }
+}
+
+/// A sink with its history.
+pub struct Server {
+    pub sse: Sse,
+    pub memory: Arc<Memory>,
+}
+
+impl Server {
+    /// Started at 0.
+    pub fn new(config: Config) -> Self {
+        let server = Self::not_started(config);
+        server.sse.start(0);
+        server
+    }
+
+    pub fn not_started(config: Config) -> Self {
+        let memory = Arc::new(Memory::default());
+        let host = Host {
+            sink: "sse".into(),
+            history: memory.clone(),
+            subscriptions: Arc::new(NoSubscriptions),
+            data_dir: PathBuf::new(),
+        };
+        Self {
+            sse: Sse::new(config, &host),
+            memory,
+        }
+    }
+
+    /// Commits and publishes.
+    pub fn emit(&self, events: &[Arc<Event>]) {
+        self.memory.commit(events);
+        self.sse.publish(events);
+    }
+
+    /// Events `from ..= to` of the tenant `a`, of type `k`.
+    pub fn emit_range(&self, from: i64, to: i64) {
+        let events: Vec<_> = (from..=to).map(|seq| event(seq, "a", "k", "{}")).collect();
+        self.emit(&events);
+    }
+
+    pub async fn request(&self, request: Request<Body>) -> axum::response::Response {
+        let mut request = request;
+        request.extensions_mut().insert(Access::unrestricted());
+        self.sse
+            .routes()
+            .oneshot(request)
+            .await
+            .expect("infallible")
+    }
+
+    /// Connects with a query string and, if not empty, a `Last-Event-ID` header.
+    pub async fn connect_with(&self, query: &str, last_event_id: &str) -> EventSource {
+        let mut request = Request::get(format!("/sse?{query}"));
+        if !last_event_id.is_empty() {
+            request = request.header("Last-Event-ID", last_event_id);
+        }
+        let request = request.body(Body::empty()).expect("valid request");
+        let response = self.request(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let (parts, body) = response.into_parts();
+        let mut source = EventSource::new(parts.headers, body);
+        source.pull().await;
+        source
+    }
+
+    pub async fn connect(&self, query: &str) -> EventSource {
+        self.connect_with(query, "").await
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub name: String,
+    pub data: String,
+    pub id: String,
+}
+
+impl Message {
+    pub fn seq(&self) -> i64 {
+        let id = Ulid::from_string(&self.id).expect("a ULID");
+        i64::try_from(id.random()).expect("a test's id")
+    }
+}
+
+/// Reads an event stream by the rules of WHATWG HTML §9.2.6.
+pub struct EventSource {
+    pub headers: HeaderMap,
+    body: Body,
+    rest: String,
+    data: Option<String>,
+    name: String,
+    messages: VecDeque<Message>,
+    pub last_event_id: String,
+    /// Milliseconds.
+    pub retry: u64,
+    pub comments: usize,
+    pub ended: bool,
+    pub largest_chunk: usize,
+}
+
+impl EventSource {
+    fn new(headers: HeaderMap, body: Body) -> Self {
+        Self {
+            headers,
+            body,
+            rest: String::new(),
+            data: None,
+            name: String::new(),
+            messages: VecDeque::new(),
+            last_event_id: String::new(),
+            retry: 0,
+            comments: 0,
+            ended: false,
+            largest_chunk: 0,
+        }
+    }
+
+    /// One chunk as it is; `None` at the end.
+    pub async fn raw(&mut self) -> Option<bytes::Bytes> {
+        let frame = tokio::time::timeout(HANG, self.body.frame())
+            .await
+            .expect("the stream neither says anything nor ends")?;
+        Some(frame.expect("no error").into_data().expect("data"))
+    }
+
+    /// Reads one chunk.
+    pub async fn pull(&mut self) {
+        let Some(chunk) = self.raw().await else {
+            self.ended = true;
+            return;
+        };
+        self.largest_chunk = self.largest_chunk.max(chunk.len());
+        self.rest
+            .push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+        while let Some(end) = self.rest.find(['\r', '\n']) {
+            let width = if self.rest[end..].starts_with("\r\n") {
+                2
+            } else {
+                1
+            };
+            let line = self.rest[..end].to_owned();
+            self.rest.drain(..end + width);
+            self.line(&line);
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        if line.is_empty() {
+            let name = std::mem::take(&mut self.name);
+            if let Some(data) = self.data.take() {
+                self.messages.push_back(Message {
+                    name,
+                    data,
+                    id: self.last_event_id.clone(),
+                });
+            }
+            return;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "" => self.comments += 1,
+            "id" => value.clone_into(&mut self.last_event_id),
+            "event" => value.clone_into(&mut self.name),
+            "retry" => self.retry = value.parse().expect("digits"),
+            "data" => match &mut self.data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => self.data = Some(value.to_owned()),
+            },
+            other => panic!("an unknown field: {other}"),
+        }
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Message> {
+        loop {
+            if let Some(message) = self.messages.pop_front() {
+                return Some(message);
+            }
+            if self.ended {
+                return None;
+            }
+            self.pull().await;
+        }
+    }
+
+    /// A message that has been read already.
+    pub fn buffered(&mut self) -> Option<Message> {
+        self.messages.pop_front()
+    }
+
+    /// The `seq`s of the next `count` messages.
+    pub async fn seqs(&mut self, count: usize) -> Vec<i64> {
+        let mut seqs = Vec::new();
+        while seqs.len() < count {
+            seqs.push(self.next().await.expect("more messages").seq());
+        }
+        seqs
+    }
+
+    /// The `seq`s of everything up to the end.
+    pub async fn rest(&mut self) -> Vec<i64> {
+        let mut seqs = Vec::new();
+        while let Some(message) = self.next().await {
+            seqs.push(message.seq());
+        }
+        seqs
+    }
+}
