@@ -1,0 +1,278 @@
+//! What serde cannot see: ranges, and keys that do not go together.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use figment::value::Dict;
+use humantime::format_duration;
+
+use super::decode::Judged;
+use super::fault::{Located, Path};
+use super::locate::Places;
+use super::{AuthMode, Config, Retry, SinkTable};
+
+const MS: Duration = Duration::from_millis(1);
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Collects the faults of one table, but none of a key that could not be decoded: what stands in
+/// its place is not what was written.
+pub(super) struct Checks<'a> {
+    judged: &'a Judged,
+    table: Path,
+    found: Vec<(Path, String)>,
+}
+
+impl<'a> Checks<'a> {
+    pub fn new(judged: &'a Judged, table: Path) -> Self {
+        Self {
+            judged,
+            table,
+            found: Vec::new(),
+        }
+    }
+
+    /// `key` is below the table and dotted; none of its keys has a dot of its own.
+    pub fn fault(&mut self, key: &str, message: impl Into<String>) {
+        let path = self.table.concat(&Path::dotted(key));
+        if !self.judged.at(&path) {
+            self.found.push((path, message.into()));
+        }
+    }
+
+    pub fn located(&self, places: &Places) -> impl Iterator<Item = Located> {
+        self.found.iter().map(|(path, why)| places.fault(path, why))
+    }
+
+    fn number(&mut self, key: &str, value: u64, allowed: RangeInclusive<u64>) {
+        if !allowed.contains(&value) {
+            let (least, most) = allowed.into_inner();
+            self.fault(
+                key,
+                format!("{value} is out of range; set {least} to {most}"),
+            );
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, allowed: RangeInclusive<Duration>) {
+        if !allowed.contains(&value) {
+            let (least, most) = allowed.into_inner();
+            self.fault(
+                key,
+                format!(
+                    "\"{}\" is out of range; set \"{}\" to \"{}\"",
+                    format_duration(value),
+                    format_duration(least),
+                    format_duration(most)
+                ),
+            );
+        }
+    }
+
+    fn ordered(&mut self, key: &str, value: Duration, above_key: &str, above: Duration) {
+        if value > above {
+            self.fault(
+                key,
+                format!(
+                    "\"{}\" is more than `{above_key}`, which is \"{}\"; set it to that at most",
+                    format_duration(value),
+                    format_duration(above)
+                ),
+            );
+        }
+    }
+}
+
+/// Checks everything but the sinks.
+pub(super) fn root(config: &Config, checks: &mut Checks<'_>) {
+    if config.data_dir.as_os_str().is_empty() {
+        checks.fault("data_dir", "is empty; name a folder, such as \"data\"");
+    }
+    store_url(&config.store.url, checks);
+    checks.number(
+        "store.max_connections",
+        config.store.max_connections.into(),
+        2..=1_000,
+    );
+    checks.duration(
+        "store.timeout",
+        config.store.timeout,
+        100 * MS..=10 * MINUTE,
+    );
+
+    broker_url(&config.broker.url, checks);
+    checks.number(
+        "broker.max_len",
+        config.broker.max_len,
+        1_000..=1_000_000_000,
+    );
+    checks.duration(
+        "broker.reclaim_idle",
+        config.broker.reclaim_idle,
+        100 * MS..=DAY,
+    );
+    checks.duration(
+        "broker.timeout",
+        config.broker.timeout,
+        100 * MS..=10 * MINUTE,
+    );
+
+    let relay = &config.relay;
+    checks.number("relay.batch", relay.batch as u64, 1..=10_000);
+    checks.duration("relay.poll_min", relay.poll_min, MS..=MINUTE);
+    checks.duration("relay.poll_max", relay.poll_max, MS..=MINUTE);
+    checks.duration("relay.trim_every", relay.trim_every, 100 * MS..=HOUR);
+    checks.ordered(
+        "relay.poll_min",
+        relay.poll_min,
+        "relay.poll_max",
+        relay.poll_max,
+    );
+
+    let http = &config.http;
+    checks.number(
+        "http.max_body_bytes",
+        http.max_body_bytes as u64,
+        1_024..=1 << 30,
+    );
+    checks.number(
+        "http.max_payload_bytes",
+        http.max_payload_bytes as u64,
+        1..=http.max_body_bytes.max(1) as u64,
+    );
+    checks.duration("http.drain", http.drain, Duration::ZERO..=HOUR);
+
+    auth(config, checks);
+    retry(&config.retry, checks);
+    log_level(&config.log.level, checks);
+}
+
+/// Checks the keys of a sink that every sink has. `table` is as it was written.
+pub(super) fn sink(sink: &SinkTable, table: &Dict, checks: &mut Checks<'_>) {
+    checks.number("concurrency", sink.concurrency as u64, 1..=1_000);
+    checks.duration("attempt_timeout", sink.attempt_timeout, 10 * MS..=HOUR);
+    if table.contains_key("retry") {
+        retry(&sink.retry, checks);
+    }
+}
+
+/// A name becomes a consumer group, a metric's label and a part of file names.
+pub(super) fn sink_name(name: &str, checks: &mut Checks<'_>) {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(allowed) {
+        checks.fault(
+            "",
+            "cannot be a sink's name; take 1 to 64 of a-z, 0-9, _ and -",
+        );
+    }
+}
+
+fn store_url(url: &str, checks: &mut Checks<'_>) {
+    let key = "store.url";
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return;
+    }
+    let file = match url.split_once(':') {
+        Some(("sqlite", rest)) => rest,
+        _ => {
+            let message = "is not a URL of a database; write \"sqlite://FILE\" or \
+                           \"postgres://USER@HOST/DATABASE\"";
+            return checks.fault(key, message);
+        }
+    };
+    if file.contains(":memory:") || file.contains("mode=memory") {
+        let message = "a database in memory would lose every event when herald stops, and begin \
+                       again at 1 while brokers and clients remember more; write \
+                       \"sqlite://FILE\"";
+        return checks.fault(key, message);
+    }
+    let path = file.strip_prefix("//").map(|rest| rest.split('?').next());
+    if path.flatten().is_none_or(str::is_empty) {
+        checks.fault(key, "names no file; write it as \"sqlite://herald.db\"");
+    }
+}
+
+fn broker_url(url: &str, checks: &mut Checks<'_>) {
+    let key = "broker.url";
+    match url.split_once(':') {
+        Some(("embedded", "")) => {}
+        Some(("embedded", _)) => checks.fault(key, "nothing may follow \"embedded:\""),
+        Some(("redis" | "rediss", rest)) => {
+            if rest.strip_prefix("//").is_none_or(str::is_empty) {
+                checks.fault(
+                    key,
+                    "names no server; write it as \"redis://localhost:6379\"",
+                );
+            }
+        }
+        Some(("kafka", _)) => checks.fault(
+            key,
+            "Kafka is not available in this version; write \"embedded:\" or \
+             \"redis://HOST:6379\"",
+        ),
+        _ => checks.fault(
+            key,
+            "is not a URL of a broker; write \"embedded:\", \"redis://HOST:6379\" or \
+             \"rediss://HOST:6379\"",
+        ),
+    }
+}
+
+fn auth(config: &Config, checks: &mut Checks<'_>) {
+    match config.auth.mode {
+        AuthMode::None if !config.http.listen.ip().is_loopback() => checks.fault(
+            "http.listen",
+            format!(
+                "{} can be reached by others, and `auth.mode` \"none\" lets everyone read and \
+                 write; listen on 127.0.0.1",
+                config.http.listen
+            ),
+        ),
+        AuthMode::None => {}
+        AuthMode::Jwt => jwt_is_not_available(checks),
+    }
+}
+
+fn jwt_is_not_available(checks: &mut Checks<'_>) {
+    checks.fault(
+        "auth.mode",
+        "\"jwt\" is not available in this version; write \"none\" and listen on 127.0.0.1",
+    );
+}
+
+fn retry(retry: &Retry, checks: &mut Checks<'_>) {
+    let key = |key: &str| format!("retry.{key}");
+    checks.duration(&key("base"), retry.base, MS..=DAY);
+    checks.duration(&key("max_delay"), retry.max_delay, MS..=30 * DAY);
+    checks.ordered(&key("base"), retry.base, &key("max_delay"), retry.max_delay);
+    checks.number(&key("max_attempts"), retry.max_attempts.into(), 1..=100);
+    if !(1.0..=1_000.0).contains(&retry.factor) {
+        checks.fault(
+            &key("factor"),
+            format!("{} is out of range; set 1 to 1000", retry.factor),
+        );
+    }
+}
+
+/// `EnvFilter` takes any bare word for a target, so that a misspelt level would silence the log.
+fn log_level(directives: &str, checks: &mut Checks<'_>) {
+    // Directives for spans may have commas of their own; those are left to the filter.
+    if directives.contains(['[', '{']) {
+        return;
+    }
+    for directive in directives.split(',').map(str::trim) {
+        let level = directive.rsplit('=').next().unwrap_or_default();
+        let known = ["trace", "debug", "info", "warn", "error", "off"];
+        if !known.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            checks.fault(
+                "log.level",
+                format!(
+                    "{level:?} is no level; write \"trace\", \"debug\", \"info\", \"warn\", \
+                     \"error\" or \"off\", or for a part of the program \"info,herald::relay=debug\""
+                ),
+            );
+        }
+    }
+}
