@@ -14,7 +14,7 @@ use herald_contract::Event;
 use crate::store::{LedgerRow, StoreError};
 
 pub use embedded::Embedded;
-pub use redis::Redis;
+pub use redis::{Redis, RedisOptions};
 
 /// Why the broker did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -60,11 +60,8 @@ pub trait Broker: Send + Sync {
 
     /// Joins a competing group: of all its readers, one gets each event. A group that is not
     /// there is made to begin after `checkpoint`.
-    async fn subscribe(
-        &self,
-        group: &str,
-        checkpoint: i64,
-    ) -> Result<Box<dyn Reader>, BrokerError>;
+    async fn subscribe(&self, group: &str, checkpoint: i64)
+    -> Result<Box<dyn Reader>, BrokerError>;
 
     /// Reads every event after `seq`, alone, without a group.
     async fn follow(&self, seq: i64) -> Result<Box<dyn Reader>, BrokerError>;
