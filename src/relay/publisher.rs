@@ -1,0 +1,209 @@
+//! Makes the stream equal the feed: appends `feed[seq > head]`, where head is what the broker
+//! itself says it holds.
+//!
+//! ```text
+//! Lost ──head() answered──▶ At(head) ──append──▶ At(head')
+//!   ▲                          │
+//!   └── any error; head() disagrees (flushed, failed over), asked every second
+//! ```
+//!
+//! From `Lost` a stream behind the feed is filled from the feed, an absent one from the lowest
+//! checkpoint. A stream *ahead* of the feed belongs to another history (the database was restored
+//! from a backup): a new epoch begins, and with it a new stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use herald_contract::Event;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Relay;
+use crate::backoff::Backoff;
+use crate::broker::BrokerError;
+use crate::store::StoreError;
+
+/// How often the broker is asked what it holds although nothing failed.
+const VERIFY: Duration = Duration::from_secs(1);
+
+/// Entries that are kept behind the lowest checkpoint for broadcast readers.
+const KEEP: i64 = 10_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// What it holds must be asked.
+    Lost,
+    /// It ends with this `seq`.
+    At(i64),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(super) struct Publisher<'a> {
+    relay: &'a Relay,
+    inbox: mpsc::Receiver<Vec<Arc<Event>>>,
+    stream: Stream,
+    failures: u32,
+    next_trim: Instant,
+}
+
+impl<'a> Publisher<'a> {
+    pub(super) fn new(relay: &'a Relay, inbox: mpsc::Receiver<Vec<Arc<Event>>>) -> Self {
+        Self {
+            relay,
+            inbox,
+            stream: Stream::Lost,
+            failures: 0,
+            next_trim: Instant::now() + relay.settings.trim_every,
+        }
+    }
+
+    /// Publishes until the sequencer ends.
+    pub(super) async fn run(mut self) {
+        let mut verify = interval(VERIFY);
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let result = tokio::select! {
+                batch = self.inbox.recv() => match batch {
+                    Some(batch) => self.publish(&batch).await,
+                    None => return,
+                },
+                _ = verify.tick() => self.keep_up().await,
+            };
+            match result {
+                Ok(()) => self.failures = 0,
+                Err(error) => {
+                    self.stream = Stream::Lost;
+                    self.failures += 1;
+                    self.relay.failed("the stream is behind the feed", &error);
+                    verify.reset_after(Backoff::INTERNAL.after(self.failures));
+                }
+            }
+        }
+    }
+
+    /// Appends a batch that the sequencer has just committed.
+    async fn publish(&mut self, batch: &[Arc<Event>]) -> Result<(), PublishError> {
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
+            return Ok(());
+        };
+        // Readers that can go on from the feed need not wait for the broker.
+        self.relay.broker.wake(last.seq);
+        match self.stream {
+            // The broker failed a moment ago: `keep_up` tries again when the backoff is over.
+            Stream::Lost if self.failures > 0 => Ok(()),
+            Stream::At(head) if first.seq <= head + 1 => {
+                let new = batch.partition_point(|event| event.seq <= head);
+                self.append(&batch[new..]).await
+            }
+            _ => self.catch_up(last.seq).await,
+        }
+    }
+
+    /// Asks the broker what it holds, fills the stream where it is behind, and trims it.
+    async fn keep_up(&mut self) -> Result<(), PublishError> {
+        let known = self.stream;
+        self.stream = Stream::Lost;
+        let feed = self.relay.store.feed_head().await?;
+        self.relay.metrics.feed_seq.set(feed.seq);
+        let held = self.relay.broker.head().await?;
+        let head = match held {
+            // Events may have been sequenced since the feed was asked, by this relay or another.
+            Some(head) if head > feed.seq && self.relay.store.feed_head().await?.seq < head => {
+                let feed = self.relay.store.new_epoch(&feed.epoch).await?;
+                tracing::error!(
+                    stream = head, feed = feed.seq, epoch = %feed.epoch,
+                    "the stream is ahead of the feed: the database is an older one; a new epoch begins"
+                );
+                self.relay.broker.enter_epoch(&feed.epoch);
+                self.refill_start(feed.seq).await?
+            }
+            Some(head) => head,
+            None => self.refill_start(feed.seq).await?,
+        };
+        if head < feed.seq && (held.is_none() || matches!(known, Stream::At(k) if k > head)) {
+            self.relay.metrics.broker_refills.inc();
+            tracing::warn!(
+                stream = head,
+                feed = feed.seq,
+                "filling the stream from the feed"
+            );
+        }
+        self.stream = Stream::At(head);
+        self.relay.metrics.stream_seq.set(head);
+        self.catch_up(feed.seq).await?;
+        self.trim(feed.seq).await
+    }
+
+    /// Where an absent stream begins: behind the lowest checkpoint, but no further back than the
+    /// ceiling. What a sink misses it reads from the feed.
+    async fn refill_start(&self, feed: i64) -> Result<i64, PublishError> {
+        let ceiling = feed - self.relay.settings.refill_max;
+        Ok(self.lowest_checkpoint(feed).await?.max(ceiling).max(0))
+    }
+
+    async fn lowest_checkpoint(&self, feed: i64) -> Result<i64, PublishError> {
+        let checkpoints = self.relay.store.checkpoints().await?;
+        Ok(checkpoints
+            .iter()
+            .map(|(_, checkpoint)| checkpoint.seq)
+            .fold(feed, i64::min))
+    }
+
+    /// Appends from the feed until the stream holds `upto`.
+    async fn catch_up(&mut self, upto: i64) -> Result<(), PublishError> {
+        loop {
+            let head = match self.stream {
+                Stream::At(head) if head < upto => head,
+                Stream::At(_) => return Ok(()),
+                Stream::Lost => {
+                    return Box::pin(self.keep_up()).await;
+                }
+            };
+            if self.relay.stop.is_cancelled() {
+                return Ok(());
+            }
+            let events = self
+                .relay
+                .store
+                .feed(head, self.relay.settings.batch)
+                .await?;
+            if events.is_empty() {
+                return Ok(());
+            }
+            self.append(&events).await?;
+        }
+    }
+
+    async fn append(&mut self, events: &[Arc<Event>]) -> Result<(), PublishError> {
+        let Some(last) = events.last() else {
+            return Ok(());
+        };
+        self.relay.broker.append(events).await?;
+        self.stream = Stream::At(last.seq);
+        self.relay.metrics.stream_seq.set(last.seq);
+        self.relay
+            .metrics
+            .relay_published
+            .inc_by(events.len() as u64);
+        Ok(())
+    }
+
+    async fn trim(&mut self, feed: i64) -> Result<(), PublishError> {
+        if Instant::now() < self.next_trim {
+            return Ok(());
+        }
+        self.next_trim = Instant::now() + self.relay.settings.trim_every;
+        let settled = self.lowest_checkpoint(feed).await?.min(feed - KEEP);
+        if settled > 0 {
+            self.relay.broker.trim(settled).await?;
+        }
+        Ok(())
+    }
+}

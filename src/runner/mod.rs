@@ -1,0 +1,251 @@
+//! The one loop that drives every sink, of either kind.
+//!
+//! A competing sink (see [`Runner`]) is a line of four tasks with bounded queues between them:
+//!
+//! ```text
+//!  stream ─▶ read ─▶ dispatch ─▶ attempts (at most `concurrency`) ─▶ record ─▶ ledger, then ack
+//!                                    ▲
+//!  ledger ─▶ due ────────────────────┘
+//! ```
+//!
+//! Invariants:
+//! - An event is acknowledged only after every delivery of it is in the ledger. A process that
+//!   dies before that leaves the event pending in its group, and another takes it over.
+//! - A delivery that the ledger knows is never begun from the stream again: from its first record
+//!   on, the ledger owns it. So the only double is the one whose far end accepted it and whose
+//!   process died before it was recorded.
+//! - The stream's cursor always moves on: a failed delivery waits in the ledger, not in the
+//!   stream, and holds up nobody.
+
+mod attempt;
+mod broadcast;
+mod dispatch;
+mod record;
+mod settle;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use herald_contract::{Delivery, Event, Outcome, Sink, TypeFilter};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backoff::Backoff;
+use crate::broker::Broker;
+use crate::metrics::Metrics;
+use crate::store::{Attempt, Store};
+
+pub use broadcast::run as run_broadcast;
+
+/// Events that are read from the stream at a time.
+const READ: usize = 256;
+
+/// Finished attempts that are recorded in one statement at most.
+const RECORD: usize = 512;
+
+/// How a sink is driven.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The sink's name: its consumer group and its part of the ledger.
+    pub name: String,
+    pub types: TypeFilter,
+    /// Calls of `deliver` under way at once.
+    pub concurrency: usize,
+    /// How long one call of `deliver` may take.
+    pub attempt_timeout: Duration,
+    pub backoff: Backoff,
+    /// Attempts before a delivery is dead.
+    pub max_attempts: u32,
+}
+
+/// One competing sink at work.
+pub struct Runner {
+    settings: Settings,
+    sink: Arc<dyn Sink>,
+    store: Arc<dyn Store>,
+    broker: Arc<dyn Broker>,
+    metrics: Arc<Metrics>,
+    /// Whether this process may work for the sink now: it is not paused, and this is the process
+    /// to do it.
+    open: watch::Receiver<bool>,
+    stop: CancellationToken,
+    /// Bounds attempts under way.
+    permits: Arc<Semaphore>,
+    /// Notified when a delivery was put off, so that `due` looks when it must.
+    put_off: Notify,
+    attempts: TaskTracker,
+    /// Entries between the stream and their acknowledgement. A reader that lost its connection is
+    /// handed what it had not acknowledged; what is on its way already is not begun again.
+    under_way: Mutex<HashSet<i64>>,
+}
+
+/// A delivery on its way through the runner.
+struct Work {
+    delivery: Delivery,
+    /// Attempts spent before this one.
+    spent: u32,
+    history: Vec<Attempt>,
+    /// The stream's entry that it came from; `None` when it came from the ledger.
+    entry: Option<Arc<Entry>>,
+}
+
+/// An entry of the stream, acknowledged when the last of its deliveries is recorded.
+struct Entry {
+    seq: i64,
+    open: AtomicUsize,
+}
+
+impl Entry {
+    /// One delivery less; whether it was the last.
+    fn close_one(&self) -> bool {
+        self.open.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}
+
+/// What the recorder is told.
+enum Done {
+    /// An attempt ended.
+    Attempted {
+        work: Work,
+        outcome: Outcome,
+        took: Duration,
+    },
+    /// These entries need no delivery.
+    Settled(Vec<i64>),
+}
+
+impl Runner {
+    /// `open` says whether this process may work for the sink now.
+    pub fn new(
+        settings: Settings,
+        sink: Arc<dyn Sink>,
+        store: Arc<dyn Store>,
+        broker: Arc<dyn Broker>,
+        metrics: Arc<Metrics>,
+        open: watch::Receiver<bool>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(settings.concurrency)),
+            settings,
+            sink,
+            store,
+            broker,
+            metrics,
+            open,
+            stop,
+            put_off: Notify::new(),
+            attempts: TaskTracker::new(),
+            under_way: Mutex::default(),
+        }
+    }
+
+    /// Drives the sink until it is stopped. Then nothing new begins, what is under way ends and is
+    /// recorded, for at most `drain`.
+    pub async fn run(self: Arc<Self>, drain: Duration) {
+        let runner = self;
+        let (batches, inbox) = mpsc::channel(2);
+        let (done, finished) = mpsc::channel(2 * RECORD);
+        let read = tokio::spawn(runner.clone().read(batches));
+        let recorded = tokio::spawn(runner.clone().record(finished));
+        let settle = tokio::spawn(runner.clone().settle());
+        tokio::join!(runner.dispatch(inbox, done.clone()), runner.due(done));
+        runner.attempts.close();
+        let name = &runner.settings.name;
+        if timeout(drain, runner.attempts.wait()).await.is_err() {
+            tracing::warn!(sink = %name, "attempts under way were cut off; they are made again");
+        }
+        // The reader may be within a blocking read; nothing waits for what it gets.
+        read.abort();
+        // The attempts hold the queue's other ends; what they sent is recorded.
+        if timeout(drain, recorded).await.is_err() {
+            tracing::warn!(sink = %name, "outcomes could not be recorded; they are made again");
+        }
+        settle.abort();
+        runner.settle_once().await;
+        runner.sink.drain(drain).await;
+    }
+
+    /// Reads the stream and hands it on.
+    async fn read(self: Arc<Self>, batches: mpsc::Sender<Vec<Arc<Event>>>) {
+        let mut failures = 0;
+        while !self.stop.is_cancelled() {
+            if !self.wait_until_open().await {
+                return;
+            }
+            match self.read_while_open(&batches, &mut failures).await {
+                Ok(()) => {}
+                Err(error) => {
+                    failures += 1;
+                    self.failed("cannot read the stream", &error);
+                    self.pause(Backoff::INTERNAL.after(failures)).await;
+                }
+            }
+        }
+    }
+
+    async fn read_while_open(
+        &self,
+        batches: &mpsc::Sender<Vec<Arc<Event>>>,
+        failures: &mut u32,
+    ) -> Result<(), crate::broker::BrokerError> {
+        let checkpoint = self.store.register_sink(&self.settings.name).await?.seq;
+        let mut reader = self
+            .broker
+            .subscribe(&self.settings.name, checkpoint)
+            .await?;
+        while *self.open.borrow() && !self.stop.is_cancelled() {
+            match reader.next(READ).await {
+                Ok(events) => {
+                    *failures = 0;
+                    if !events.is_empty() && batches.send(events).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    *failures += 1;
+                    self.failed("cannot read the stream", &error);
+                    self.pause(Backoff::INTERNAL.after(*failures)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls of the sink under way now.
+    pub fn in_flight(&self) -> usize {
+        self.settings.concurrency - self.permits.available_permits()
+    }
+
+    /// Waits until the sink may work; `false` when it is stopped instead.
+    async fn wait_until_open(&self) -> bool {
+        let mut open = self.open.clone();
+        tokio::select! {
+            opened = open.wait_for(|open| *open) => opened.is_ok(),
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    /// Waits, or ends at once when the sink is stopped.
+    async fn pause(&self, wait: Duration) {
+        let _ = timeout(wait, self.stop.cancelled()).await;
+    }
+
+    fn failed(&self, what: &str, error: &dyn std::error::Error) {
+        self.metrics
+            .sink_errors
+            .with_label_values(&[&self.settings.name])
+            .inc();
+        tracing::warn!(sink = %self.settings.name, error = %error, "{what}");
+    }
+}

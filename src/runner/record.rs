@@ -1,0 +1,275 @@
+//! From outcomes to the ledger, and only then to the stream's acknowledgement.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use herald_contract::Outcome;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use ulid::Ulid;
+
+use super::{Done, Entry, RECORD, Runner, Work};
+use crate::backoff::Backoff;
+use crate::store::{Attempt, LedgerRow, LedgerWrite, State};
+
+/// Failed attempts that a ledger row remembers.
+const HISTORY: usize = 20;
+
+/// Longest cause or answer that is kept, in characters.
+const MAX_TEXT: usize = 1000;
+
+/// How often an acknowledgement is tried. An entry that is not acknowledged is handed out again,
+/// and the ledger then knows it.
+const ACK_TRIES: u32 = 3;
+
+/// An outcome as it goes into the ledger.
+struct Recorded {
+    write: LedgerWrite,
+    label: &'static str,
+    work: Work,
+}
+
+impl Runner {
+    /// Records outcomes in batches until every sender is gone.
+    pub(super) async fn record(self: Arc<Self>, mut finished: mpsc::Receiver<Done>) {
+        let mut batch = Vec::with_capacity(RECORD);
+        while finished.recv_many(&mut batch, RECORD).await > 0 {
+            let mut acks = Vec::new();
+            let mut records = Vec::with_capacity(batch.len());
+            for done in batch.drain(..) {
+                match done {
+                    Done::Settled(seqs) => acks.extend(seqs),
+                    Done::Attempted {
+                        work,
+                        outcome,
+                        took,
+                    } => {
+                        self.metrics
+                            .attempt_seconds
+                            .with_label_values(&[&self.settings.name])
+                            .observe(took.as_secs_f64());
+                        records.push(self.conclude(work, outcome));
+                    }
+                }
+            }
+            self.write(&records).await;
+            self.tell_of_the_dead(&records).await;
+            for record in records {
+                self.count(&record);
+                if let State::Gone = record.write.state {
+                    self.forget(&record.write.recipient).await;
+                }
+                let last = record.work.entry.filter(|entry| entry.close_one());
+                acks.extend(last.map(|entry: Arc<Entry>| entry.seq));
+            }
+            self.acknowledge(&acks).await;
+            let mut under_way = self.under_way();
+            for seq in &acks {
+                under_way.remove(seq);
+            }
+        }
+    }
+
+    /// What an outcome means for the ledger: attempts, backoff and limits are decided here.
+    fn conclude(&self, mut work: Work, outcome: Outcome) -> Recorded {
+        let spent = work.spent.saturating_add(1);
+        let (state, attempts, retry_in, cause, response, label) = match outcome {
+            Outcome::Delivered { response } => {
+                let response = response.map(shorten);
+                (
+                    State::Delivered,
+                    spent,
+                    Duration::ZERO,
+                    None,
+                    response,
+                    "delivered",
+                )
+            }
+            Outcome::Skipped { reason } => (
+                State::Skipped,
+                work.spent,
+                Duration::ZERO,
+                Some(reason),
+                None,
+                "skipped",
+            ),
+            Outcome::Gone { cause } => (
+                State::Gone,
+                spent,
+                Duration::ZERO,
+                Some(cause),
+                None,
+                "gone",
+            ),
+            Outcome::Reject { cause } => (
+                State::Dead,
+                spent,
+                Duration::ZERO,
+                Some(cause),
+                None,
+                "rejected",
+            ),
+            Outcome::Retry { cause, .. } if spent >= self.settings.max_attempts => {
+                let cause = format!("{spent} attempts failed; the last one: {cause}");
+                (
+                    State::Dead,
+                    spent,
+                    Duration::ZERO,
+                    Some(cause),
+                    None,
+                    "exhausted",
+                )
+            }
+            Outcome::Retry { after, cause } => {
+                // The far end's wish is a lower bound; so many come back at the same moment only
+                // if it told them so.
+                let wait = self
+                    .settings
+                    .backoff
+                    .after(spent)
+                    .max(after.unwrap_or_default());
+                (State::Pending, spent, wait, Some(cause), None, "retry")
+            }
+            Outcome::Defer { until, cause } => {
+                let wait = (until - Utc::now()).to_std().unwrap_or_default();
+                (
+                    State::Pending,
+                    work.spent,
+                    wait,
+                    Some(cause),
+                    None,
+                    "deferred",
+                )
+            }
+        };
+        let cause = cause.map(shorten);
+        let mut history = std::mem::take(&mut work.history);
+        if let (Some(cause), true) = (&cause, attempts > work.spent) {
+            history.push(Attempt {
+                at: Utc::now(),
+                cause: cause.clone(),
+            });
+            let surplus = history.len().saturating_sub(HISTORY);
+            history.drain(..surplus);
+        }
+        let write = LedgerWrite {
+            event_id: work.delivery.event.event_id,
+            tenant_id: work.delivery.event.tenant_id.clone(),
+            recipient: work.delivery.recipient.key.clone(),
+            state,
+            attempts,
+            retry_in,
+            cause,
+            response,
+            history,
+        };
+        Recorded { write, label, work }
+    }
+
+    /// Writes until it is written: nothing is acknowledged before. A recipient that stands twice
+    /// in a batch (its entry was read twice) is written once.
+    async fn write(&self, records: &[Recorded]) {
+        let mut unique: HashMap<(Ulid, &str), &LedgerWrite> = HashMap::new();
+        for record in records {
+            let write = &record.write;
+            unique.insert((write.event_id, write.recipient.as_str()), write);
+        }
+        let writes: Vec<LedgerWrite> = unique.into_values().cloned().collect();
+        if writes.is_empty() {
+            return;
+        }
+        let mut failures = 0;
+        while let Err(error) = self.store.ledger_record(&self.settings.name, &writes).await {
+            failures += 1;
+            self.failed("cannot record outcomes", &error);
+            sleep(Backoff::INTERNAL.after(failures)).await;
+        }
+        if writes.iter().any(|write| write.state == State::Pending) {
+            self.put_off.notify_one();
+        }
+    }
+
+    /// The dead-letter stream is news of what the ledger holds; losing an entry loses no letter.
+    async fn tell_of_the_dead(&self, records: &[Recorded]) {
+        let letters: Vec<LedgerRow> = records
+            .iter()
+            .filter(|record| record.write.state == State::Dead)
+            .map(|record| self.letter(record))
+            .collect();
+        if letters.is_empty() {
+            return;
+        }
+        for letter in &letters {
+            tracing::warn!(
+                sink = %letter.sink, event = %letter.event_id, attempts = letter.attempts,
+                cause = letter.cause.as_deref().unwrap_or_default(), "dead letter"
+            );
+        }
+        if let Err(error) = self.broker.dead_letters(&letters).await {
+            self.failed("cannot tell the dead-letter stream", &error);
+        }
+    }
+
+    fn letter(&self, record: &Recorded) -> LedgerRow {
+        let (write, now) = (&record.write, Utc::now());
+        LedgerRow {
+            sink: self.settings.name.clone(),
+            event_id: write.event_id,
+            tenant_id: write.tenant_id.to_string(),
+            kind: record.work.delivery.event.kind.to_string(),
+            recipient: write.recipient.clone(),
+            state: write.state,
+            attempts: write.attempts,
+            next_attempt_at: None,
+            cause: write.cause.clone(),
+            response: None,
+            history: write.history.clone(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    fn count(&self, record: &Recorded) {
+        let name = self.settings.name.as_str();
+        self.metrics
+            .deliveries
+            .with_label_values(&[name, record.label])
+            .inc();
+        if record.write.state == State::Delivered {
+            let age = Utc::now() - record.work.delivery.event.created_at;
+            self.metrics
+                .delivery_seconds
+                .with_label_values(&[name])
+                .observe(age.as_seconds_f64().max(0.0));
+        }
+    }
+
+    async fn forget(&self, recipient: &str) {
+        if let Err(error) = self.sink.forget(recipient).await {
+            // It is gone again at its next event, and forgotten then.
+            self.failed("cannot forget an address that is gone", &error);
+        }
+    }
+
+    async fn acknowledge(&self, seqs: &[i64]) {
+        if seqs.is_empty() {
+            return;
+        }
+        for failures in 1..=ACK_TRIES {
+            match self.broker.ack(&self.settings.name, seqs).await {
+                Ok(()) => return,
+                Err(error) => self.failed("cannot acknowledge", &error),
+            }
+            sleep(Backoff::INTERNAL.after(failures)).await;
+        }
+    }
+}
+
+fn shorten(text: String) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
