@@ -1,0 +1,45 @@
+//! The console: a page without a build step, in the binary.
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// Scripts and styles from here alone (CSP level 3), so that no payload can become one.
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-ancestors 'self'";
+
+pub(super) fn routes() -> Router {
+    Router::new()
+        .route("/", file(HTML, include_str!("console/index.html")))
+        .route("/console.css", file(CSS, include_str!("console/style.css")))
+        .route("/console.js", file(SCRIPT, include_str!("console/app.js")))
+        .route(
+            "/console/feed.js",
+            file(SCRIPT, include_str!("console/feed.js")),
+        )
+        .route(
+            "/console/page.js",
+            file(SCRIPT, include_str!("console/page.js")),
+        )
+        .route(
+            "/openapi.json",
+            file("application/json", include_str!("openapi.json")),
+        )
+}
+
+/// A file of the binary; asked for again each time, so that an upgrade is seen at once.
+fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter {
+    get(async move || {
+        let head = [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "no-cache"),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        ];
+        (head, text).into_response()
+    })
+}
