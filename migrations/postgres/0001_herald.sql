@@ -69,7 +69,10 @@ CREATE TABLE herald.events (
     payload         json NOT NULL,
     metadata        json,
     idempotency_key text COLLATE "C" CHECK (octet_length(idempotency_key) BETWEEN 1 AND 300),
+    -- Within what RFC 3339 can write: no infinity, four digits of a year.
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+                    CHECK (created_at >= '0001-01-01 00:00+00'
+                           AND created_at < '10000-01-01 00:00+00')
 );
 CREATE UNIQUE INDEX events_idempotency ON herald.events (tenant_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;

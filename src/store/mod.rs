@@ -3,10 +3,12 @@
 //! [`Store`] is what the rest of herald asks of a database; [`postgres`] and [`sqlite`] answer.
 //! SQL stands in this folder and nowhere else.
 
+mod error;
 mod ledger;
+mod migration;
 mod postgres;
 mod rows;
-//mod sqlite;
+mod sqlite;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,35 +18,10 @@ use herald_contract::{Cursor, Event, Subscription, TypeFilter};
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
+pub use error::StoreError;
 pub use ledger::{Attempt, DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State};
 pub use postgres::{Postgres, emit};
-//pub use sqlite::Sqlite;
-
-/// Why the store did not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database cannot be reached, is read-only, or ran out of time: try again later.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(#[source] sqlx::Error),
-    /// Another process has the database file; stop.
-    #[error("{0}")]
-    InUse(String),
-    /// The database answered what it should not: a fault of herald or of the schema.
-    #[error("database: {0}")]
-    Database(#[source] sqlx::Error),
-    /// The schema could not be brought up to date.
-    #[error("migration: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
-    /// `store.url` cannot be used.
-    #[error("store.url: {0}")]
-    Url(String),
-    /// An event was emitted with an id or idempotency key that another tenant's event has.
-    #[error("event {index}: this eventId is taken")]
-    Conflict {
-        /// Its place in the batch.
-        index: usize,
-    },
-}
+pub use sqlite::Sqlite;
 
 /// An event that is to be emitted; its names have been checked.
 #[derive(Debug, Clone)]
@@ -256,4 +233,15 @@ pub trait Store: Feed {
     async fn subscriptions_of(&self, tenants: &[&str]) -> Result<Vec<Subscription>, StoreError>;
 
     async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError>;
+}
+
+/// Bounds a call's time, also where the database hangs without a word.
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+    }
 }

@@ -1,5 +1,7 @@
 //! Columns that both databases have, read alike.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use herald_contract::{Event, Subscription};
 use serde_json::value::RawValue;
@@ -121,4 +123,14 @@ pub fn optional_text(json: &Option<Box<RawValue>>) -> Option<&str> {
 
 pub fn strings(ids: &[Ulid]) -> Vec<String> {
     ids.iter().map(Ulid::to_string).collect()
+}
+
+/// Text as both databases can hold it: neither takes a NUL, which a far end may well send, and
+/// one such cause must not keep a whole batch from being recorded.
+pub fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}").into()
+    } else {
+        text.into()
+    }
 }

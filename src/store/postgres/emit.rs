@@ -47,8 +47,8 @@ pub async fn emit(
     kind: &str,
     payload: &impl Serialize,
 ) -> Result<Ulid, sqlx::Error> {
-    let payload = serde_json::value::to_raw_value(payload)
-        .map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
+    let payload =
+        serde_json::value::to_raw_value(payload).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
     let row = sqlx::query(EMIT)
         .bind(tenant)
         .bind(kind)

@@ -197,9 +197,7 @@ impl Postgres {
 }
 
 fn events(rows: &[PgRow]) -> Result<Vec<Arc<Event>>, StoreError> {
-    rows.iter()
-        .map(|row| Ok(Arc::new(row.event(0)?)))
-        .collect()
+    rows.iter().map(|row| Ok(Arc::new(row.event(0)?))).collect()
 }
 
 fn head(row: &PgRow) -> Result<FeedHead, StoreError> {

@@ -8,23 +8,28 @@ use ulid::Ulid;
 
 use super::Postgres;
 use crate::store::rows::{
-    Columns as _, count, history, history_json, ledger_columns, parse_ulid, strings,
+    Columns as _, count, history, history_json, ledger_columns, parse_ulid, storable, strings,
 };
 use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreError};
 
 const KNOWN: &str = "
 SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND sink = $1";
 
+/// Where a batch names a delivery twice, what is final counts. In the key's order, so that two
+/// processes that write the same rows wait for each other and do not deadlock.
 const RECORD: &str = "
 INSERT INTO herald.deliveries AS d
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
      history)
-SELECT $1, event_id, recipient, tenant_id, state, attempts,
+SELECT DISTINCT ON (event_id, recipient)
+       $1, event_id, recipient, tenant_id, state, attempts,
        CASE state WHEN 'pending' THEN clock_timestamp() + wait * interval '1 second' END,
        cause, response, history
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::float8[],
             $8::text[], $9::text[], $10::text[])
-     AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history)
+     WITH ORDINALITY
+     AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history, place)
+ORDER BY event_id, recipient, state = 'pending', place
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts,
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
@@ -59,9 +64,14 @@ const DELIVERIES: &str = concat!(
     WHERE d.event_id = $1 ORDER BY d.created_at, d.sink, d.recipient"
 );
 
+/// Two counts, each by its own partial index.
 const COUNTS: &str = "
-SELECT sink, count(*) FILTER (WHERE state = 'pending'), count(*) FILTER (WHERE state = 'dead')
-FROM herald.deliveries WHERE state IN ('pending', 'dead') GROUP BY sink";
+SELECT sink, sum(retrying)::bigint, sum(dead)::bigint FROM (
+    SELECT sink, count(*) AS retrying, 0 AS dead FROM herald.deliveries
+    WHERE state = 'pending' GROUP BY sink
+    UNION ALL
+    SELECT sink, 0, count(*) FROM herald.deliveries WHERE state = 'dead' GROUP BY sink
+) AS counted GROUP BY sink";
 
 /// The dead letters that a [`DeadFilter`] means, bound by [`filtered`].
 macro_rules! dead_where {
@@ -133,13 +143,13 @@ impl Postgres {
         sqlx::query(RECORD)
             .bind(sink)
             .bind(column(writes, |w| w.event_id.to_string()))
-            .bind(column(writes, |w| w.recipient.as_str()))
+            .bind(column(writes, |w| storable(&w.recipient)))
             .bind(column(writes, |w| &*w.tenant_id))
             .bind(column(writes, |w| w.state.as_str()))
             .bind(column(writes, |w| i64::from(w.attempts)))
             .bind(column(writes, |w| w.retry_in.as_secs_f64()))
-            .bind(column(writes, |w| w.cause.as_deref()))
-            .bind(column(writes, |w| w.response.as_deref()))
+            .bind(column(writes, |w| w.cause.as_deref().map(storable)))
+            .bind(column(writes, |w| w.response.as_deref().map(storable)))
             .bind(column(writes, |w| history_json(&w.history)))
             .execute(&self.pool)
             .await?;

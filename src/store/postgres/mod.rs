@@ -11,21 +11,21 @@ mod sequencer;
 mod sinks;
 mod subscriptions;
 
-use std::borrow::Cow;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use herald_contract::{Cursor, Event, Subscription};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Pg, SqlSafeStr as _};
+use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Pg};
 use ulid::Ulid;
 
+use super::migration::migrator;
 use super::{
     Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError,
+    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, within,
 };
 
 pub use emit::emit;
@@ -77,15 +77,12 @@ impl Postgres {
         })
     }
 
-    /// Bounds a call's time, also where the database hangs without a word.
+    /// Bounds a call's time; twice what a statement may take.
     async fn within<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.timeout * 2, call).await {
-            Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
-        }
+        within(self.timeout * 2, call).await
     }
 
     /// A transaction that sees one tenant.
@@ -106,47 +103,13 @@ impl Postgres {
     }
 }
 
-fn migrator() -> Migrator {
-    let mut migrator = Migrator::with_migrations(vec![Migration::new(
-        1,
-        Cow::Borrowed("herald"),
-        MigrationType::Simple,
-        include_str!("../../../migrations/postgres/0001_herald.sql").into_sql_str(),
-        false,
-    )]);
-    migrator.create_schema("herald");
-    migrator.dangerous_set_table_name("herald.migrations");
-    migrator
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        if may_heal(&error) {
-            Self::Unavailable(error)
-        } else {
-            Self::Database(error)
-        }
-    }
-}
-
-/// Whether the same call may work later: the connection or the server failed, not the statement.
-fn may_heal(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        // SQLSTATE classes: connection, resources, operator intervention, rollback; and a
-        // read-only transaction, which a standby answers. SQLite: busy and locked.
-        sqlx::Error::Database(e) => e.code().is_some_and(|code| {
-            matches!(code.get(..2), Some("08" | "53" | "57" | "58" | "40")) && code.len() == 5
-                || code == "25006"
-                || matches!(code.as_ref(), "5" | "6" | "261" | "517")
-        }),
-        _ => false,
-    }
+fn migrations() -> Migrator {
+    let mut migrations = migrator(
+        include_str!("../../../migrations/postgres/0001_herald.sql"),
+        "herald.migrations",
+    );
+    migrations.create_schema("herald");
+    migrations
 }
 
 #[async_trait]
@@ -165,7 +128,7 @@ impl Store for Postgres {
             .max_connections(1)
             .acquire_timeout(self.timeout)
             .connect_lazy_with(connect);
-        let done = migrator().run(&pool).await;
+        let done = migrations().run(&pool).await;
         pool.close().await;
         Ok(done?)
     }

@@ -16,8 +16,7 @@ ON CONFLICT (tenant_id, endpoint) DO UPDATE SET
     user_id = excluded.user_id, p256dh = excluded.p256dh, auth = excluded.auth
 RETURNING id";
 
-const DELETE: &str =
-    "DELETE FROM herald.push_subscriptions WHERE tenant_id = $1 AND endpoint = $2";
+const DELETE: &str = "DELETE FROM herald.push_subscriptions WHERE tenant_id = $1 AND endpoint = $2";
 
 const DELETE_BY_ID: &str = "DELETE FROM herald.push_subscriptions WHERE id = $1";
 

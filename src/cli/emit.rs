@@ -1,0 +1,158 @@
+//! `herald emit`: straight into the database, whether or not a herald runs.
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use herald_contract::{check_tenant, check_type};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use ulid::Ulid;
+
+use super::output;
+use crate::config::Config;
+use crate::store::{Emitted, NewEvent, Store};
+
+/// Lines of standard input that go into one transaction.
+const BATCH: usize = 500;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    herald emit --tenant acme --type order.created --payload '{\"orderId\": 7}'\n  \
+    herald emit - < events.ndjson\n\n\
+    Each line of standard input is {\"tenantId\": …, \"type\": …, \"payload\": …, \"eventId\": …}; \
+    --tenant and --type stand in where a line has none. An eventId that was emitted before is \
+    not emitted again.")]
+pub struct Emit {
+    #[arg(long)]
+    tenant: Option<String>,
+    #[arg(long = "type")]
+    kind: Option<String>,
+    /// The payload, as JSON
+    #[arg(long, conflicts_with = "input")]
+    payload: Option<String>,
+    /// `-` reads events from standard input, one JSON object a line
+    #[arg(value_parser = ["-"], required_unless_present = "payload")]
+    input: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Line {
+    tenant_id: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    payload: Box<RawValue>,
+    event_id: Option<Ulid>,
+    metadata: Option<Box<RawValue>>,
+}
+
+impl Emit {
+    pub(super) async fn execute(
+        self,
+        config: &Config,
+        store: &dyn Store,
+    ) -> anyhow::Result<ExitCode> {
+        let limit = config.http.max_payload_bytes;
+        match &self.payload {
+            Some(payload) => {
+                let line = Line {
+                    tenant_id: None,
+                    kind: None,
+                    payload: RawValue::from_string(payload.clone())
+                        .context("--payload is not JSON")?,
+                    event_id: None,
+                    metadata: None,
+                };
+                let event = self.event(line, limit)?;
+                self.print(&store.emit(&[event]).await?)?;
+            }
+            None => self.read_lines(store, limit).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Emits batch by batch. A bad line ends it, after the lines before it are committed.
+    async fn read_lines(&self, store: &dyn Store, limit: usize) -> anyhow::Result<()> {
+        let show_progress = io::stderr().is_terminal();
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut count = 0;
+        let mut fault = None;
+        for (number, line) in io::stdin().lock().lines().enumerate() {
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let event = serde_json::from_str(&line)
+                .map_err(anyhow::Error::from)
+                .and_then(|line| self.event(line, limit));
+            match event {
+                Ok(event) => batch.push(event),
+                Err(error) => {
+                    fault = Some(error.context(format!("line {}", number + 1)));
+                    break;
+                }
+            }
+            if batch.len() == BATCH {
+                self.print(&store.emit(&batch).await?)?;
+                count += batch.len();
+                batch.clear();
+                if show_progress {
+                    eprint!("\r{count} events");
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.print(&store.emit(&batch).await?)?;
+            count += batch.len();
+        }
+        if show_progress {
+            eprintln!("\r{count} events");
+        }
+        match fault {
+            Some(error) => Err(error.context(format!("{count} events were emitted, then"))),
+            None => Ok(()),
+        }
+    }
+
+    fn event(&self, line: Line, limit: usize) -> anyhow::Result<NewEvent> {
+        let tenant_id = line
+            .tenant_id
+            .or_else(|| self.tenant.clone())
+            .context("--tenant is missing")?;
+        let kind = line
+            .kind
+            .or_else(|| self.kind.clone())
+            .context("--type is missing")?;
+        check_tenant(&tenant_id).context("the tenant")?;
+        check_type(&kind).context("the type")?;
+        if line.payload.get().len() > limit {
+            bail!("the payload is larger than {limit} bytes");
+        }
+        Ok(NewEvent {
+            event_id: line.event_id.unwrap_or_else(Ulid::generate),
+            tenant_id,
+            kind,
+            payload: line.payload,
+            metadata: line.metadata,
+            idempotency_key: None,
+        })
+    }
+
+    fn print(&self, emitted: &[Emitted]) -> anyhow::Result<()> {
+        for e in emitted {
+            if self.json {
+                output::json(&serde_json::json!({
+                    "eventId": e.event_id, "aggregateId": e.aggregate_id, "repeated": e.repeated
+                }))?;
+            } else {
+                output::line(&format!("{} {}", e.event_id, e.aggregate_id))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! `herald run`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::app;
+use crate::config::{Config, Loaded, Log, LogFormat};
+use crate::roles::Roles;
+
+#[derive(Debug, Default, Args)]
+#[command(
+    after_help = "Examples:\n  herald run\n  herald run --only relay,http\n  \
+                        herald run --only sinks=email,push\n\nSIGTERM and SIGINT drain: \
+                        what is under way ends, then herald exits with 0. A second one ends it at once."
+)]
+pub struct Run {
+    /// Take these roles alone: relay, http, sinks, or sinks=NAME,NAME
+    #[arg(long, value_name = "ROLES")]
+    only: Option<Roles>,
+}
+
+impl Run {
+    pub(super) async fn execute(self, loaded: Loaded) -> anyhow::Result<ExitCode> {
+        start_log(&loaded.config.log)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let stop = CancellationToken::new();
+        on_signal(stop.clone())?;
+        let config = loaded.config;
+        let shown = config.clone();
+        let roles = self.only.unwrap_or(Roles::ALL);
+        app::run(config, roles, stop, |address| greet(&shown, address)).await?;
+        tracing::info!("stopped");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.level)?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            subscriber.with_ansi(colours).try_init()
+        }
+    };
+    started.map_err(|error| anyhow::anyhow!("the log cannot begin: {error}"))
+}
+
+/// The first signal asks to stop, the second insists.
+fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.is_cancelled() {
+                std::process::exit(1);
+            }
+            tracing::info!("stopping; what is under way ends first");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Where to look and what to try, for somebody who has just started it.
+fn greet(config: &Config, address: SocketAddr) {
+    tracing::info!("listening on http://{address}");
+    let base = format!("http://{address}");
+    println!(
+        "herald {} is listening on {base}",
+        env!("CARGO_PKG_VERSION")
+    );
+    println!("  console   {base}/");
+    let has = |kind: &str| config.sinks.values().any(|s| s.enabled && s.kind == kind);
+    if has("email") {
+        println!("  mailbox   {base}/mailbox");
+    }
+    if has("web_push") {
+        println!("  push test {base}/push");
+    }
+    if has("sse") {
+        println!("  watch     curl -N '{base}/sse?tenantId=demo'");
+    }
+    println!(
+        "  emit      curl '{base}/events' -d '{}'",
+        r#"{"tenantId":"demo","type":"order.created","payload":{"orderId":7,"email":"ada@example.com"}}"#
+    );
+}

@@ -1,0 +1,102 @@
+//! `herald tail`: follows the feed in the terminal, from the database.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use herald_contract::{Cursor, Event, History as _, Place, TypeFilter, check_tenant};
+use tokio::time::sleep;
+
+use super::{AnyStore, output};
+use crate::backoff::Backoff;
+use crate::history::StoreHistory;
+use crate::store::PageQuery;
+
+/// Between two looks at the feed.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Events read at a time.
+const PAGE: usize = 500;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  herald tail --tenant acme\n  \
+    herald tail --tenant acme --after 0 --types 'order.*' --json")]
+pub struct Tail {
+    #[arg(long)]
+    tenant: String,
+    /// Begin after this aggregateId; 0 is the beginning. Unless given, begin now
+    #[arg(long)]
+    after: Option<i64>,
+    /// Only these types: a comma list, with * at the end of a prefix
+    #[arg(long, default_value = "")]
+    types: String,
+    /// Print each event as a line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Tail {
+    pub(super) async fn execute(self, store: AnyStore) -> anyhow::Result<ExitCode> {
+        check_tenant(&self.tenant)?;
+        let types = TypeFilter::parse(&self.types)?;
+        let mut seq = match self.after {
+            None => store.feed_head().await?.seq,
+            after => {
+                let cursor = Cursor {
+                    after,
+                    event_id: None,
+                };
+                match StoreHistory(store.clone())
+                    .resolve(&self.tenant, cursor)
+                    .await?
+                {
+                    Place::After(seq) => seq,
+                    Place::Unknown => bail!("--after names no event of this tenant"),
+                }
+            }
+        };
+        let mut failures = 0;
+        loop {
+            let query = PageQuery {
+                tenant: &self.tenant,
+                types: &types,
+                after: seq,
+                upto: i64::MAX,
+                limit: PAGE,
+                newest_first: false,
+            };
+            match store.page(&query).await {
+                Ok(events) => {
+                    failures = 0;
+                    for event in &events {
+                        self.print(event)?;
+                        seq = event.seq;
+                    }
+                    if events.is_empty() {
+                        sleep(LOOK).await;
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    eprintln!("herald: {error}; trying again");
+                    sleep(Backoff::INTERNAL.after(failures)).await;
+                }
+            }
+        }
+    }
+
+    fn print(&self, event: &Event) -> anyhow::Result<()> {
+        if self.json {
+            return output::line(&event.to_json().replace(['\n', '\r'], " "));
+        }
+        output::line(&format!(
+            "{}  {:>8}  {}  {}  {}",
+            output::time(event.created_at),
+            event.aggregate_id,
+            event.event_id,
+            event.kind,
+            output::plain(event.payload.get())
+        ))
+    }
+}

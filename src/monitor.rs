@@ -1,0 +1,155 @@
+//! Looks after the whole once a second: which sinks may work, which epoch it is, what the gauges
+//! say.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+use crate::http::{AtWork, Health, SinkHandle};
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Ticks between two counts of the ledger and the outbox, which cost more than a look.
+const COUNT_EVERY: u64 = 5;
+
+/// Ticks between two questions to a sink's far end.
+const HEALTH_EVERY: u64 = 15;
+
+/// How long a far end may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is looked after.
+pub struct Monitor {
+    pub store: Arc<dyn Store>,
+    pub broker: Arc<dyn Broker>,
+    pub metrics: Arc<Metrics>,
+    pub sinks: Vec<Arc<SinkHandle>>,
+    /// For each competing sink of this process, whether it may work.
+    pub gates: HashMap<String, watch::Sender<bool>>,
+    /// Whether this process leads the relay; `None` where competing sinks need not care, because
+    /// the broker keeps groups apart between processes.
+    pub only_while: Option<watch::Receiver<bool>>,
+    pub stop: CancellationToken,
+}
+
+impl Monitor {
+    pub async fn run(self) {
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut epoch = String::new();
+        let mut ticks = 0;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.lead_changed() => {}
+                () = self.stop.cancelled() => return,
+            }
+            if let Err(error) = self.look(&mut epoch, ticks).await {
+                tracing::warn!(error = %error, "the store cannot be looked at");
+            }
+            if ticks % HEALTH_EVERY == 0 {
+                self.ask_far_ends().await;
+            }
+            ticks += 1;
+        }
+    }
+
+    /// Ends when this process begins or ends to lead, if that matters.
+    async fn lead_changed(&self) {
+        let Some(leading) = &self.only_while else {
+            return std::future::pending().await;
+        };
+        let mut leading = leading.clone();
+        let before = self.gates.values().any(|gate| *gate.borrow());
+        if leading.wait_for(|now| *now != before).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn look(&self, epoch: &mut String, ticks: u64) -> Result<(), StoreError> {
+        let head = self.store.feed_head().await?;
+        if *epoch != head.epoch {
+            self.broker.enter_epoch(&head.epoch);
+            *epoch = head.epoch;
+        }
+        self.metrics.feed_seq.set(head.seq);
+        let allowed = self.only_while.as_ref().is_none_or(|lead| *lead.borrow());
+        for (name, checkpoint) in self.store.checkpoints().await? {
+            let labels = [name.as_str()];
+            let Some(gate) = self.gates.get(&name) else {
+                continue;
+            };
+            gate.send_if_modified(|open| {
+                let now = allowed && !checkpoint.paused;
+                std::mem::replace(open, now) != now
+            });
+            let lag = (head.seq - checkpoint.seq).max(0);
+            self.metrics
+                .sink_checkpoint_seq
+                .with_label_values(&labels)
+                .set(checkpoint.seq);
+            self.metrics.sink_lag.with_label_values(&labels).set(lag);
+        }
+        for sink in &self.sinks {
+            if let AtWork::Broadcast(at_work) = &sink.at_work {
+                let (labels, stats) = ([sink.name.as_str()], at_work.stats());
+                self.metrics
+                    .stream_clients
+                    .with_label_values(&labels)
+                    .set(stats.clients.cast_signed());
+                let handed = self.metrics.stream_events.with_label_values(&labels);
+                handed.inc_by(stats.events.saturating_sub(handed.get()));
+            }
+        }
+        if ticks % COUNT_EVERY == 0 {
+            self.count().await?;
+        }
+        Ok(())
+    }
+
+    async fn count(&self) -> Result<(), StoreError> {
+        let backlog = self.store.backlog().await?;
+        self.metrics.outbox_pending.set(backlog.pending);
+        self.metrics
+            .outbox_oldest_seconds
+            .set(backlog.oldest.as_secs_f64());
+        let counts: HashMap<_, _> = self.store.sink_counts().await?.into_iter().collect();
+        for name in self.gates.keys() {
+            let (labels, counts) = (
+                [name.as_str()],
+                counts.get(name).copied().unwrap_or_default(),
+            );
+            self.metrics
+                .retrying
+                .with_label_values(&labels)
+                .set(counts.retrying);
+            self.metrics
+                .dead
+                .with_label_values(&labels)
+                .set(counts.dead);
+        }
+        Ok(())
+    }
+
+    async fn ask_far_ends(&self) {
+        for handle in &self.sinks {
+            if let AtWork::Competing { sink, health, .. } = &handle.at_work {
+                let (sink, health) = (sink.clone(), health.clone());
+                tokio::spawn(async move {
+                    let answer = match tokio::time::timeout(PATIENCE, sink.health()).await {
+                        Ok(answer) => answer,
+                        Err(_) => Err("no answer".to_owned()),
+                    };
+                    health.send_replace(Health::Asked(answer));
+                });
+            }
+        }
+    }
+}
