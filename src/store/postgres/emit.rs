@@ -1,7 +1,6 @@
 //! Emitting: events and outbox rows in one transaction.
 
 use serde::Serialize;
-use sqlx::types::Json;
 use sqlx::{PgConnection, Row as _};
 use ulid::Ulid;
 
@@ -31,6 +30,8 @@ SELECT event_id, id FROM herald.events
 WHERE tenant_id = $2 AND (event_id = $1 OR idempotency_key = $3)
 ORDER BY event_id = $1 DESC LIMIT 1";
 
+/// The payload goes as text: as JSON it would be bound as jsonb, which keeps neither the order of
+/// the keys nor the notation.
 const EMIT: &str = "SELECT herald.emit($1, $2, $3::json)";
 
 /// Emits an event inside the caller's own transaction and returns its id. Rolled back means
@@ -52,7 +53,7 @@ pub async fn emit(
     let row = sqlx::query(EMIT)
         .bind(tenant)
         .bind(kind)
-        .bind(Json(payload))
+        .bind(payload.get())
         .fetch_one(connection)
         .await?;
     parse_ulid(row.try_get(0)?)

@@ -1,0 +1,205 @@
+//! Reading the feed, by place and by cursor.
+
+use std::sync::Arc;
+
+use herald::store::{PageQuery, Resolved};
+use herald_contract::{Cursor, Event, TypeFilter};
+use ulid::Ulid;
+
+use crate::backend::{Fixture, event, ulid};
+
+fn seqs(events: &[Arc<Event>]) -> Vec<i64> {
+    events.iter().map(|e| e.seq).collect()
+}
+
+fn by_id(id: Ulid) -> Cursor {
+    Cursor {
+        after: None,
+        event_id: Some(id),
+    }
+}
+
+fn after(id: i64) -> Cursor {
+    Cursor {
+        after: Some(id),
+        event_id: None,
+    }
+}
+
+pub async fn the_feed_is_read_after_a_place_and_up_to_a_limit(f: Arc<Fixture>) {
+    let batch: Vec<_> = (0..10).map(|_| event("acme", "a")).collect();
+    f.feed(&batch).await;
+    assert_eq!(seqs(&f.store.feed(0, 3).await.expect("read")), [1, 2, 3]);
+    assert_eq!(seqs(&f.store.feed(8, 100).await.expect("read")), [9, 10]);
+    assert!(f.store.feed(10, 100).await.expect("read").is_empty());
+}
+
+pub async fn a_page_holds_one_tenants_events_of_the_wanted_types(f: Arc<Fixture>) {
+    f.feed(&[
+        event("acme", "order.created"), // 1
+        event("bolt", "order.created"), // 2
+        event("acme", "order.paid"),    // 3
+        event("acme", "user.created"),  // 4
+        event("acme", "order_x"),       // 5
+        event("acme", "Order.created"), // 6
+        event("acme", "a%[b]"),         // 7
+        event("acme", "注文.作成"),     // 8
+    ])
+    .await;
+    for (types, expected) in [
+        ("", vec![1, 3, 4, 5, 6, 7, 8]),
+        ("order.*", vec![1, 3]),
+        ("order.paid,user.created", vec![3, 4]),
+        ("order.paid,user.*", vec![3, 4]),
+        ("order_*", vec![5]),
+        ("a%[b]", vec![7]),
+        ("a%[*", vec![7]),
+        ("%*", vec![]),
+        ("注文.*", vec![8]),
+        ("nothing", vec![]),
+    ] {
+        let types = TypeFilter::parse(types).expect("a filter");
+        let query = PageQuery {
+            tenant: "acme",
+            types: &types,
+            after: 0,
+            upto: 100,
+            limit: 100,
+            newest_first: false,
+        };
+        let page = f.store.page(&query).await.expect("read");
+        assert_eq!(seqs(&page), expected, "{types:?}");
+    }
+    let all = TypeFilter::default();
+    let part = PageQuery {
+        tenant: "acme",
+        types: &all,
+        after: 1,
+        upto: 4,
+        limit: 100,
+        newest_first: false,
+    };
+    assert_eq!(seqs(&f.store.page(&part).await.expect("read")), [3, 4]);
+    let short = PageQuery { limit: 1, ..part };
+    assert_eq!(seqs(&f.store.page(&short).await.expect("read")), [3]);
+}
+
+pub async fn a_page_can_begin_with_the_newest(f: Arc<Fixture>) {
+    let batch: Vec<_> = (0..5).map(|_| event("acme", "a")).collect();
+    f.feed(&batch).await;
+    let all = TypeFilter::default();
+    let query = PageQuery {
+        tenant: "acme",
+        types: &all,
+        after: 1,
+        upto: 4,
+        limit: 2,
+        newest_first: true,
+    };
+    assert_eq!(seqs(&f.store.page(&query).await.expect("read")), [4, 3]);
+}
+
+pub async fn cursors_resolve_to_their_place(f: Arc<Fixture>) {
+    let events = f.feed(&[event("acme", "a"), event("acme", "a")]).await;
+    let (first, second) = (&events[0], &events[1]);
+    for (cursor, place) in [
+        (after(0), 0),
+        (by_id(Ulid::nil()), 0),
+        (after(first.aggregate_id), 1),
+        (by_id(second.event_id), 2),
+        (
+            Cursor {
+                after: Some(first.aggregate_id),
+                event_id: Some(second.event_id),
+            },
+            2,
+        ),
+        (
+            Cursor {
+                after: Some(second.aggregate_id),
+                event_id: Some(first.event_id),
+            },
+            2,
+        ),
+        (
+            Cursor {
+                after: Some(0),
+                event_id: Some(first.event_id),
+            },
+            1,
+        ),
+        (
+            Cursor {
+                after: Some(first.aggregate_id),
+                event_id: Some(ulid()),
+            },
+            1,
+        ),
+    ] {
+        let resolved = f.store.resolve("acme", cursor).await.expect("read");
+        assert_eq!(resolved, Resolved::At(place), "{cursor:?}");
+    }
+}
+
+pub async fn cursors_that_name_nothing_of_the_tenant_are_unknown(f: Arc<Fixture>) {
+    let theirs = Arc::clone(&f.feed(&[event("bolt", "a")]).await[0]);
+    for cursor in [
+        Cursor::default(),
+        after(theirs.aggregate_id),
+        by_id(theirs.event_id),
+        after(-1),
+        after(i64::MAX),
+        by_id(ulid()),
+    ] {
+        let resolved = f.store.resolve("acme", cursor).await.expect("read");
+        assert_eq!(resolved, Resolved::Unknown, "{cursor:?}");
+    }
+}
+
+pub async fn a_cursor_to_an_event_that_is_not_sequenced_waits(f: Arc<Fixture>) {
+    let old = Arc::clone(&f.feed(&[event("acme", "a")]).await[0]);
+    let new = event("acme", "a");
+    let id = f.emit(std::slice::from_ref(&new)).await[0];
+    let both = Cursor {
+        after: Some(old.aggregate_id),
+        event_id: Some(new.event_id),
+    };
+    for cursor in [after(id), by_id(new.event_id), both] {
+        let resolved = f.store.resolve("acme", cursor).await.expect("read");
+        assert_eq!(resolved, Resolved::Waiting, "{cursor:?}");
+    }
+    let theirs = f.store.resolve("bolt", after(id)).await.expect("read");
+    assert_eq!(theirs, Resolved::Unknown);
+    f.sequence().await;
+    let resolved = f.store.resolve("acme", both).await.expect("read");
+    assert_eq!(resolved, Resolved::At(2));
+}
+
+pub async fn the_latest_event_is_the_tenants_last_one_up_to_a_place(f: Arc<Fixture>) {
+    let events = f
+        .feed(&[event("acme", "a"), event("acme", "a"), event("bolt", "a")])
+        .await;
+    for (upto, expected) in [
+        (0, None),
+        (1, Some(events[0].event_id)),
+        (3, Some(events[1].event_id)),
+    ] {
+        assert_eq!(f.store.latest("acme", upto).await.expect("read"), expected);
+    }
+    assert_eq!(f.store.latest("none", 3).await.expect("read"), None);
+}
+
+pub async fn an_event_is_found_by_its_id_sequenced_or_not(f: Arc<Fixture>) {
+    let sent = event("acme", "a");
+    f.emit(std::slice::from_ref(&sent)).await;
+    for seq in [0, 1] {
+        for tenant in [None, Some("acme")] {
+            let found = f.store.event(sent.event_id, tenant).await.expect("read");
+            assert_eq!(found.expect("there").seq, seq);
+        }
+        let theirs = f.store.event(sent.event_id, Some("bolt")).await;
+        assert!(theirs.expect("read").is_none());
+        f.sequence().await;
+    }
+    assert!(f.store.event(ulid(), None).await.expect("read").is_none());
+}
