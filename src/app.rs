@@ -90,9 +90,13 @@ pub fn build_sink(
         subscriptions: history,
         data_dir: config.data_dir.clone(),
     };
-    (kind.build)(&table.section, host)
+    let part = (kind.build)(&table.section, host)
         .map_err(anyhow::Error::msg)
-        .with_context(|| format!("sink {name:?}"))
+        .with_context(|| format!("sink {name:?}"))?;
+    if matches!(part.sink, AnySink::Broadcast(_)) && !table.types.wants_all() {
+        bail!("sinks.{name}.types: clients of this sink choose their own types; remove the key");
+    }
+    Ok(part)
 }
 
 /// Runs the chosen roles until `stop`, then drains. `listening` is told the address.
@@ -291,6 +295,11 @@ impl Shared {
         drain: Duration,
         tasks: &mut JoinSet<anyhow::Result<()>>,
     ) -> anyhow::Result<Sinks> {
+        if let SinkRole::Named(names) = &roles.sinks
+            && let Some(unknown) = names.iter().find(|n| !self.config.sinks.contains_key(*n))
+        {
+            bail!("--only names a sink that is not configured: {unknown:?}");
+        }
         let mut sinks = Sinks::default();
         let mut kinds_routed = Vec::new();
         for (name, table) in &self.config.sinks {
@@ -348,15 +357,6 @@ impl Shared {
                     at_work,
                 })
             }));
-        }
-        if let Roles {
-            sinks: SinkRole::Named(names),
-            ..
-        } = roles
-        {
-            if let Some(unknown) = names.iter().find(|n| !self.config.sinks.contains_key(*n)) {
-                bail!("--only names a sink that is not configured: {unknown:?}");
-            }
         }
         Ok(sinks)
     }

@@ -44,7 +44,7 @@ impl Monitor {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut epoch = String::new();
-        let mut ticks = 0;
+        let mut ticks = 0_u64;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -54,7 +54,7 @@ impl Monitor {
             if let Err(error) = self.look(&mut epoch, ticks).await {
                 tracing::warn!(error = %error, "the store cannot be looked at");
             }
-            if ticks % HEALTH_EVERY == 0 {
+            if ticks.is_multiple_of(HEALTH_EVERY) {
                 self.ask_far_ends().await;
             }
             ticks += 1;
@@ -108,7 +108,7 @@ impl Monitor {
                 handed.inc_by(stats.events.saturating_sub(handed.get()));
             }
         }
-        if ticks % COUNT_EVERY == 0 {
+        if ticks.is_multiple_of(COUNT_EVERY) {
             self.count().await?;
         }
         Ok(())

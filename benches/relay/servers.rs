@@ -118,7 +118,7 @@ impl Herald {
             .args(["run", "--only", only, "--config"])
             .arg(&config)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::inherit())
             .spawn()?;
         let mut address = String::new();
         if only.contains("http") {

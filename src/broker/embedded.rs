@@ -20,8 +20,10 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Embedded {
     store: Arc<dyn Store>,
     fed: watch::Sender<i64>,
-    groups: Arc<Mutex<HashMap<String, Group>>>,
+    groups: Groups,
 }
+
+type Groups = Arc<Mutex<HashMap<String, Group>>>;
 
 /// What a group has handed out.
 #[derive(Debug, Default)]
@@ -132,7 +134,7 @@ struct FeedReader {
     store: Arc<dyn Store>,
     fed: watch::Receiver<i64>,
     last: i64,
-    group: Option<(String, Arc<Mutex<HashMap<String, Group>>>)>,
+    group: Option<(String, Groups)>,
 }
 
 #[async_trait]

@@ -95,8 +95,6 @@ fn greet(config: &Config, address: SocketAddr) {
     if has("sse") {
         println!("  watch     curl -N '{base}/sse?tenantId=demo'");
     }
-    println!(
-        "  emit      curl '{base}/events' -d '{}'",
-        r#"{"tenantId":"demo","type":"order.created","payload":{"orderId":7,"email":"ada@example.com"}}"#
-    );
+    let event = r#"{"tenantId":"demo","type":"order.created","payload":{"orderId":7,"email":"ada@example.com"}}"#;
+    println!("  emit      curl '{base}/events' -d '{event}'");
 }

@@ -53,11 +53,7 @@ impl Event {
             json.push_str(metadata.get());
         }
         json.push_str(r#","createdAt":""#);
-        json.push_str(
-            &self
-                .created_at
-                .to_rfc3339_opts(SecondsFormat::Micros, true),
-        );
+        json.push_str(&self.created_at.to_rfc3339_opts(SecondsFormat::Micros, true));
         json.push_str("\"}");
         json
     }

@@ -28,10 +28,7 @@ pub enum Outcome {
         cause: String,
     },
     /// Not now, through no fault of the delivery. Spends no attempt.
-    Defer {
-        until: DateTime<Utc>,
-        cause: String,
-    },
+    Defer { until: DateTime<Utc>, cause: String },
     /// It will never work: a dead letter.
     Reject { cause: String },
     /// The address no longer exists: nothing to retry, and [`Sink::forget`] is called for it.

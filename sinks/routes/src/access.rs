@@ -57,11 +57,10 @@ impl Access {
         self.require(scope)?;
         let tenant = match (self.tenant.as_deref(), asked.filter(|t| !t.is_empty())) {
             (Some(own), Some(asked)) if own != asked => {
-                return Err(Problem::new(
-                    StatusCode::FORBIDDEN,
-                    "the token is another tenant's",
-                )
-                .at("tenantId"));
+                return Err(
+                    Problem::new(StatusCode::FORBIDDEN, "the token is another tenant's")
+                        .at("tenantId"),
+                );
             }
             (Some(own), _) => own,
             (None, Some(asked)) => asked,

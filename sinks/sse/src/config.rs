@@ -104,7 +104,13 @@ mod tests {
         let keys: Vec<_> = config.faults().into_iter().map(|f| f.key).collect();
         assert_eq!(
             keys,
-            ["heartbeat", "reconnect", "buffer", "max_clients", "replay_page"]
+            [
+                "heartbeat",
+                "reconnect",
+                "buffer",
+                "max_clients",
+                "replay_page"
+            ]
         );
     }
 }

@@ -123,7 +123,10 @@ impl Feed for Postgres {
 impl Store for Postgres {
     async fn migrate(&self) -> Result<(), StoreError> {
         // As the login itself, which owns the schema, and without a limit on time.
-        let connect = self.connect.clone().options([("statement_timeout", "0")]);
+        let connect = self.connect.clone().options([
+            ("statement_timeout", "0"),
+            ("client_min_messages", "warning"),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.timeout)

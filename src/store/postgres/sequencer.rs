@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use herald_contract::Event;
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use super::Postgres;
@@ -14,31 +15,45 @@ use crate::store::{Sequencer, StoreError};
 /// The lock that the leader's session holds: "herald" in ASCII, in each database for itself.
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(x'686572616c64'::bigint)";
 
-/// One statement, so one round trip and one transaction. Deleting claims the rows; the lock on
-/// feed_state makes two sequencers take turns, and the later one's numbers follow the earlier
-/// one's, since a locked row is read in its newest version. An outbox row that somebody inserts
-/// a second time is dropped: its event is in the feed. Nothing is locked or written when nothing
-/// waits.
-const SEQUENCE: &str = "
+/// One statement, so one round trip and one transaction; `$filter` is put behind the join.
+///
+/// Deleting claims the rows. The lock on feed_state makes two sequencers take turns, and the
+/// later one's numbers follow the earlier one's, since a locked row is read in its newest
+/// version. Nothing is locked or written when nothing waits.
+macro_rules! sequence {
+    ($filter:literal) => {
+        concat!(
+            "
 WITH claimed AS (
     DELETE FROM herald.outbox WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM herald.outbox WHERE aggregate_id > $1
-        ORDER BY aggregate_id LIMIT $2 FOR UPDATE SKIP LOCKED))
+        SELECT ctid FROM herald.outbox WHERE aggregate_id > $1 ORDER BY aggregate_id LIMIT $2))
     RETURNING aggregate_id
 ), head AS (
     SELECT seq FROM herald.feed_state WHERE EXISTS (SELECT FROM claimed) FOR UPDATE
 ), numbered AS MATERIALIZED (
     SELECT (SELECT seq FROM head) + row_number() OVER (ORDER BY e.id) AS seq, e.id, e.event_id,
            e.tenant_id, e.type, e.payload::text, e.metadata::text, e.created_at
-    FROM claimed c JOIN herald.events e ON e.id = c.aggregate_id
-    WHERE NOT EXISTS (SELECT FROM herald.feed f WHERE f.aggregate_id = c.aggregate_id)
+    FROM claimed c JOIN herald.events e ON e.id = c.aggregate_id ",
+            $filter,
+            "
 ), fed AS (
     INSERT INTO herald.feed (seq, aggregate_id, tenant_id) SELECT seq, id, tenant_id FROM numbered
 ), moved AS (
     UPDATE herald.feed_state SET seq = seq + (SELECT count(*) FROM numbered)
     WHERE EXISTS (SELECT FROM numbered)
 )
-SELECT * FROM numbered ORDER BY seq";
+SELECT * FROM numbered ORDER BY seq"
+        )
+    };
+}
+
+/// The relay's statement.
+pub const SEQUENCE: &str = sequence!("");
+
+/// For when somebody inserted an outbox row a second time, which violates the feed's uniqueness:
+/// such rows are dropped, since their event is in the feed.
+const SEQUENCE_NEW: &str =
+    sequence!("WHERE NOT EXISTS (SELECT FROM herald.feed f WHERE f.aggregate_id = c.aggregate_id)");
 
 /// Whether anything waits at or below the hint: committed late, behind those already claimed.
 const LATE: &str = "SELECT EXISTS (SELECT FROM herald.outbox WHERE aggregate_id <= $1)";
@@ -69,11 +84,12 @@ impl Sequencer for Claim {
         } else {
             self.hint
         };
-        let rows = sqlx::query(SEQUENCE)
-            .bind(above)
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&mut self.connection)
-            .await?;
+        let rows = match self.claim(SEQUENCE, above, limit).await {
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+                self.claim(SEQUENCE_NEW, above, limit).await?
+            }
+            claimed => claimed?,
+        };
         let mut events = Vec::with_capacity(rows.len());
         for row in &rows {
             let event = row.event(0)?;
@@ -85,6 +101,19 @@ impl Sequencer for Claim {
 }
 
 impl Claim {
+    async fn claim(
+        &mut self,
+        statement: &'static str,
+        above: i64,
+        limit: usize,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::query(statement)
+            .bind(above)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&mut self.connection)
+            .await
+    }
+
     async fn late_ones_wait(&mut self) -> Result<bool, StoreError> {
         if self.hint == i64::MIN || Instant::now() < self.next_look {
             return Ok(false);
