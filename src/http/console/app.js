@@ -92,6 +92,7 @@ const drawSinks = keyed($("sinks"), (sink) => sink.name, ({ name }) => {
     say(dead, count(sink.dead));
     dead.ariaLabel = `${count(sink.dead)} dead letters of ${name}: show`;
     dead.disabled = !sink.dead;
+    toggle.hidden = sink.mode !== "competing"; // a stream's clients come and go by themselves
     say(toggle, paused ? "Resume" : "Pause");
     toggle.ariaLabel = `${toggle.textContent} ${name}`;
   };
