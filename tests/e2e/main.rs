@@ -1,0 +1,18 @@
+//! Stories of events, from the transaction that writes them to everyone who should know, told
+//! against real servers. `tests/run` starts those; a story whose parts are missing is skipped.
+
+mod bad_input;
+mod bad_queries;
+mod browser;
+mod checking;
+mod cursors;
+mod dead_letters;
+mod embedded;
+mod everyone;
+mod harness;
+mod losses;
+mod processes;
+mod proxy;
+mod push;
+mod resume;
+mod transactions;
