@@ -26,7 +26,7 @@ use crate::registry::{self, AnySink, Part};
 use crate::relay::{self, Relay};
 use crate::roles::{Roles, SinkRole};
 use crate::runner::{self, Runner};
-use crate::store::{Postgres, Sequencer, Sqlite, Store, StoreError};
+use crate::store::{FeedHead, Postgres, Sequencer, Sqlite, Store, StoreError};
 
 /// Opens the configured database; nothing is connected yet.
 ///
@@ -72,6 +72,11 @@ fn is_embedded(config: &config::Broker) -> bool {
     config.url.starts_with("embedded:")
 }
 
+/// What sinks may ask of the store, in their share of its connections.
+pub fn history(config: &Config, store: Arc<dyn Store>) -> Arc<StoreHistory> {
+    Arc::new(StoreHistory::new(store, config.store.max_connections))
+}
+
 /// Builds one sink of the configuration.
 ///
 /// # Errors
@@ -80,10 +85,9 @@ pub fn build_sink(
     name: &str,
     table: &SinkTable,
     config: &Config,
-    store: Arc<dyn Store>,
+    history: Arc<StoreHistory>,
 ) -> anyhow::Result<Part> {
     let kind = registry::kind(&table.kind).context("there is no such kind of sink")?;
-    let history = Arc::new(StoreHistory(store));
     let host = Host {
         sink: name.to_owned(),
         history: history.clone(),
@@ -118,11 +122,13 @@ pub async fn run(
     }
     let metrics = Arc::new(Metrics::new()?);
     let store = open_store(&config.store)?;
-    let Some((sequencer, epoch)) = begin(&config, &*store, &stop).await? else {
+    let Some((sequencer, head)) = begin(&config, &*store, &stop).await? else {
         return Ok(());
     };
-    let broker = open_broker(&config.broker, store.clone(), &epoch)?;
+    let broker = open_broker(&config.broker, store.clone(), &head.epoch)?;
     let shared = Shared {
+        history: history(&config, store.clone()),
+        began_at: head.seq,
         config,
         store,
         broker,
@@ -139,7 +145,7 @@ async fn begin(
     config: &Config,
     store: &dyn Store,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<(Option<Box<dyn Sequencer>>, String)>> {
+) -> anyhow::Result<Option<(Option<Box<dyn Sequencer>>, FeedHead)>> {
     let mut failures = 0;
     loop {
         let begun: Result<_, StoreError> = async {
@@ -153,7 +159,7 @@ async fn begin(
             if config.store.migrate {
                 store.migrate().await?;
             }
-            Ok((first, store.feed_head().await?.epoch))
+            Ok((first, store.feed_head().await?))
         }
         .await;
         match begun {
@@ -189,7 +195,10 @@ fn may_come_up(error: &StoreError) -> bool {
 struct Shared {
     config: Config,
     store: Arc<dyn Store>,
+    history: Arc<StoreHistory>,
     broker: Arc<dyn Broker>,
+    /// The feed's end when this process began: its streams are live from there on.
+    began_at: i64,
     metrics: Arc<Metrics>,
     leading: watch::Sender<bool>,
     stop: CancellationToken,
@@ -229,7 +238,7 @@ impl Shared {
             let api = Arc::new(Api {
                 store: self.store.clone(),
                 broker: self.broker.clone(),
-                history: Arc::new(StoreHistory(self.store.clone())),
+                history: self.history.clone(),
                 metrics: self.metrics.clone(),
                 emitted: emitted.clone(),
                 sinks: handles,
@@ -306,15 +315,15 @@ impl Shared {
             if !table.enabled {
                 continue;
             }
-            let part = build_sink(name, table, &self.config, self.store.clone())?;
+            let part = build_sink(name, table, &self.config, self.history.clone())?;
             let at_work = match part.sink {
                 // Clients come to the HTTP servers, so that is where broadcast sinks are.
                 AnySink::Broadcast(sink) if roles.http => {
-                    let (name, stop) = (name.clone(), self.stop.clone());
-                    let (store, broker) = (self.store.clone(), self.broker.clone());
-                    let shown = sink.clone();
+                    sink.start(self.began_at);
+                    let (name, stop, seq) = (name.clone(), self.stop.clone(), self.began_at);
+                    let (shown, broker) = (sink.clone(), self.broker.clone());
                     tasks.spawn(async move {
-                        runner::run_broadcast(&name, shown, store, broker, stop).await;
+                        runner::run_broadcast(&name, shown, broker, seq, stop).await;
                         Ok(())
                     });
                     Some(AtWork::Broadcast(sink))

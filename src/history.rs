@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use herald_contract::{
     Cursor, Event, History, Place, Subscription, Subscriptions, TypeFilter, Unavailable,
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 use ulid::Ulid;
 
@@ -16,8 +17,31 @@ use crate::store::{PageQuery, Resolved, Store, StoreError};
 /// milliseconds; a client may be faster.
 const SEQUENCED_WITHIN: Duration = Duration::from_secs(2);
 
-/// The store as sinks see it.
-pub struct StoreHistory(pub Arc<dyn Store>);
+/// The store as sinks see it. Reading for clients takes a part of the connections only, so that
+/// many who catch up at once do not keep producers, relay and sinks from theirs.
+pub struct StoreHistory {
+    store: Arc<dyn Store>,
+    reads: Semaphore,
+}
+
+impl StoreHistory {
+    /// `connections` is how many the store has.
+    pub fn new(store: Arc<dyn Store>, connections: u32) -> Self {
+        let share = (connections / 4).max(1);
+        Self {
+            store,
+            reads: Semaphore::new(share as usize),
+        }
+    }
+
+    /// Waits for its turn; the caller bounds the time.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Unavailable> {
+        self.reads
+            .acquire()
+            .await
+            .map_err(|closed| Unavailable(closed.to_string()))
+    }
+}
 
 impl From<StoreError> for Unavailable {
     fn from(error: StoreError) -> Self {
@@ -32,13 +56,16 @@ impl History for StoreHistory {
     async fn resolve(&self, tenant: &str, cursor: Cursor) -> Result<Place, Unavailable> {
         let deadline = Instant::now() + SEQUENCED_WITHIN;
         loop {
-            match self.0.resolve(tenant, cursor).await? {
+            let turn = self.turn().await?;
+            let resolved = self.store.resolve(tenant, cursor).await?;
+            drop(turn);
+            match resolved {
                 Resolved::At(seq) => return Ok(Place::After(seq)),
                 Resolved::Unknown => return Ok(Place::Unknown),
                 Resolved::Waiting if Instant::now() < deadline => {
                     sleep(Duration::from_millis(10)).await;
                 }
-                Resolved::Waiting => return Ok(Place::After(self.0.feed_head().await?.seq)),
+                Resolved::Waiting => return Ok(Place::After(self.store.feed_head().await?.seq)),
             }
         }
     }
@@ -59,33 +86,35 @@ impl History for StoreHistory {
             limit,
             newest_first: false,
         };
-        Ok(self.0.page(&query).await?)
+        let _turn = self.turn().await?;
+        Ok(self.store.page(&query).await?)
     }
 
     async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
-        Ok(self.0.latest(tenant, upto).await?)
+        let _turn = self.turn().await?;
+        Ok(self.store.latest(tenant, upto).await?)
     }
 }
 
 #[async_trait]
 impl Subscriptions for StoreHistory {
     async fn put(&self, subscription: Subscription) -> Result<Ulid, Unavailable> {
-        Ok(self.0.subscription_put(subscription).await?)
+        Ok(self.store.subscription_put(subscription).await?)
     }
 
     async fn remove(&self, tenant: &str, endpoint: &str) -> Result<bool, Unavailable> {
-        Ok(self.0.subscription_remove(tenant, endpoint).await?)
+        Ok(self.store.subscription_remove(tenant, endpoint).await?)
     }
 
     async fn forget(&self, id: Ulid) -> Result<(), Unavailable> {
-        Ok(self.0.subscription_forget(id).await?)
+        Ok(self.store.subscription_forget(id).await?)
     }
 
     async fn of_tenants(&self, tenants: &[&str]) -> Result<Vec<Subscription>, Unavailable> {
-        Ok(self.0.subscriptions_of(tenants).await?)
+        Ok(self.store.subscriptions_of(tenants).await?)
     }
 
     async fn get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, Unavailable> {
-        Ok(self.0.subscriptions_get(ids).await?)
+        Ok(self.store.subscriptions_get(ids).await?)
     }
 }

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod history;
 pub mod http;
+pub mod ingest;
 pub mod metrics;
 pub mod monitor;
 pub mod registry;

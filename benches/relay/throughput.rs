@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use herald::broker::{Broker, Redis, RedisOptions};
 use herald::metrics::Metrics;
 use herald::relay::{Relay, Settings};
-use herald::store::{Postgres, Store};
-use sqlx::PgPool;
+use herald::store::{Postgres, SEQUENCE, Store};
+use sqlx::Row as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -19,51 +19,66 @@ const EVENTS: i64 = 200_000;
 const ROUNDS: usize = 3;
 const BATCH: i64 = 1000;
 
-/// What the relay does before anything else, and no more than that.
-const CLAIM: &str = "
+/// A claim and nothing else: rows go, but into no order. herald claims and sequences in one
+/// statement, [`SEQUENCE`].
+const DELETE: &str = "
 DELETE FROM herald.outbox WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM herald.outbox WHERE aggregate_id > $1
     ORDER BY aggregate_id LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING aggregate_id";
+RETURNING aggregate_id AS id";
 
 pub async fn measure(servers: &Servers) -> anyhow::Result<()> {
     println!("outbox to stream: {EVENTS} events of {PAYLOAD} bytes, {ROUNDS} rounds in turns");
-    let mut rates = [const { Vec::new() }; 3];
+    let mut rates = [const { Vec::new() }; 4];
     for round in 0..ROUNDS {
-        let (_, pool) = servers.database(&format!("sql{round}")).await?;
-        rates[0].push(bare_sql(&pool).await?);
-        rates[1].push(bare_append(servers)?);
+        rates[0].push(bare_sql(servers, DELETE, &format!("delete{round}")).await?);
+        rates[1].push(bare_sql(servers, SEQUENCE, &format!("sequence{round}")).await?);
+        rates[2].push(bare_append(servers)?);
         servers.flush_redis().await?;
-        rates[2].push(herald(servers, round).await?);
+        rates[3].push(herald(servers, round).await?);
         servers.flush_redis().await?;
     }
-    let [sql, append, herald] = rates.map(median);
-    let slower = sql.min(append);
-    println!("  bare SQL     {sql:>9.0} events/s  (the claim statement in a loop)");
+    let [delete, sequence, append, herald] = rates.map(median);
+    println!(
+        "  bare DELETE  {delete:>9.0} events/s  (claims only: DELETE ... RETURNING in a loop)"
+    );
+    println!("  bare SQL     {sequence:>9.0} events/s  (herald's claim statement in a loop)");
     println!("  bare append  {append:>9.0} events/s  (redis-benchmark, pipelined XADD)");
-    println!("  herald       {herald:>9.0} events/s");
-    println!("  ratio to the slower: {:.2}", herald / slower);
+    println!("  herald       {herald:>9.0} events/s  (outbox to stream)");
+    println!(
+        "  ratio to the slower of bare SQL and bare append: {:.2}",
+        herald / sequence.min(append)
+    );
+    println!("  ratio to bare DELETE: {:.2}", herald / delete);
     Ok(())
 }
 
-async fn bare_sql(pool: &PgPool) -> anyhow::Result<f64> {
-    fill(pool, EVENTS).await?;
+async fn bare_sql(servers: &Servers, statement: &'static str, name: &str) -> anyhow::Result<f64> {
+    let (_, pool) = servers.database(name).await?;
+    fill(&pool, EVENTS).await?;
     let mut connection = pool.acquire().await?;
+    sqlx::query("SET ROLE herald_service")
+        .execute(&mut *connection)
+        .await?;
     let began = Instant::now();
     let mut claimed = 0;
     let mut hint = 0_i64;
     loop {
-        let rows: Vec<(i64,)> = sqlx::query_as(CLAIM)
+        let rows = sqlx::query(statement)
             .bind(hint)
             .bind(BATCH)
+            .bind(Vec::<i64>::new()) // no gaps
             .fetch_all(&mut *connection)
             .await?;
-        let Some(highest) = rows.iter().map(|(id,)| *id).max() else {
+        for row in &rows {
+            hint = hint.max(row.try_get("id")?);
+        }
+        if rows.is_empty() {
             break;
-        };
-        hint = highest;
+        }
         claimed += rows.len();
     }
+    anyhow::ensure!(claimed as i64 == EVENTS, "{claimed} rows were claimed");
     Ok(claimed as f64 / began.elapsed().as_secs_f64())
 }
 

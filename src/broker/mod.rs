@@ -1,7 +1,7 @@
 //! The stream: the live window of the feed, handed to readers at their own pace. It is a cache;
 //! the store is the truth.
 //!
-//! [`embedded`] keeps nothing and reads the feed; [`redis`] keeps a Redis stream.
+//! `embedded` keeps nothing and reads the feed; `redis` keeps a Redis stream.
 
 mod embedded;
 mod redis;

@@ -55,7 +55,7 @@ async fn probe(config: &Config) -> anyhow::Result<bool> {
     let broker = app::open_broker(&config.broker, store.clone(), &epoch)?;
     well &= report("broker", broker.ping()).await;
     for (name, table) in config.sinks.iter().filter(|(_, table)| table.enabled) {
-        let part = app::build_sink(name, table, config, store.clone())?;
+        let part = app::build_sink(name, table, config, app::history(config, store.clone()))?;
         if let AnySink::Competing(sink) = part.sink {
             well &= report(&format!("sink {name}"), sink.health()).await;
         }

@@ -3,15 +3,13 @@
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
-use herald_contract::{check_tenant, check_type};
-use serde::Deserialize;
 use serde_json::value::RawValue;
-use ulid::Ulid;
 
 use super::output;
 use crate::config::Config;
+use crate::ingest::Draft;
 use crate::store::{Emitted, NewEvent, Store};
 
 /// Lines of standard input that go into one transaction.
@@ -40,17 +38,6 @@ pub struct Emit {
     json: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Line {
-    tenant_id: Option<String>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    payload: Box<RawValue>,
-    event_id: Option<Ulid>,
-    metadata: Option<Box<RawValue>>,
-}
-
 impl Emit {
     pub(super) async fn execute(
         self,
@@ -60,7 +47,7 @@ impl Emit {
         let limit = config.http.max_payload_bytes;
         match &self.payload {
             Some(payload) => {
-                let line = Line {
+                let draft = Draft {
                     tenant_id: None,
                     kind: None,
                     payload: RawValue::from_string(payload.clone())
@@ -68,7 +55,7 @@ impl Emit {
                     event_id: None,
                     metadata: None,
                 };
-                let event = self.event(line, limit)?;
+                let event = self.event(draft, limit)?;
                 self.print(&store.emit(&[event]).await?)?;
             }
             None => self.read_lines(store, limit).await?,
@@ -89,7 +76,7 @@ impl Emit {
             }
             let event = serde_json::from_str(&line)
                 .map_err(anyhow::Error::from)
-                .and_then(|line| self.event(line, limit));
+                .and_then(|draft| self.event(draft, limit));
             match event {
                 Ok(event) => batch.push(event),
                 Err(error) => {
@@ -119,28 +106,10 @@ impl Emit {
         }
     }
 
-    fn event(&self, line: Line, limit: usize) -> anyhow::Result<NewEvent> {
-        let tenant_id = line
-            .tenant_id
-            .or_else(|| self.tenant.clone())
-            .context("--tenant is missing")?;
-        let kind = line
-            .kind
-            .or_else(|| self.kind.clone())
-            .context("--type is missing")?;
-        check_tenant(&tenant_id).context("the tenant")?;
-        check_type(&kind).context("the type")?;
-        if line.payload.get().len() > limit {
-            bail!("the payload is larger than {limit} bytes");
-        }
-        Ok(NewEvent {
-            event_id: line.event_id.unwrap_or_else(Ulid::generate),
-            tenant_id,
-            kind,
-            payload: line.payload,
-            metadata: line.metadata,
-            idempotency_key: None,
-        })
+    fn event(&self, mut draft: Draft, limit: usize) -> anyhow::Result<NewEvent> {
+        draft.tenant_id = draft.tenant_id.or_else(|| self.tenant.clone());
+        draft.kind = draft.kind.or_else(|| self.kind.clone());
+        Ok(draft.check(limit)?)
     }
 
     fn print(&self, emitted: &[Emitted]) -> anyhow::Result<()> {

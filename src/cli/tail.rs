@@ -47,7 +47,7 @@ impl Tail {
                     after,
                     event_id: None,
                 };
-                match StoreHistory(store.clone())
+                match StoreHistory::new(store.clone(), 1)
                     .resolve(&self.tenant, cursor)
                     .await?
                 {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::{Api, failed};
-use crate::store::{DeadFilter, LedgerRow};
+use crate::store::{DeadFilter, LedgerRow, event_id};
 
 /// Dead letters in one answer, unless asked for otherwise, and at most.
 const PAGE: usize = 100;
@@ -31,10 +31,9 @@ pub(super) struct Dropped {
     dropped: u64,
 }
 
-/// A [`DeadFilter`] in a query string, with a limit. (serde's `flatten` would refuse unknown
-/// fields of either.)
+/// A [`DeadFilter`] in a query string, with a limit. (serde's `flatten` cannot be strict.)
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ListQuery {
     limit: Option<usize>,
     sink: Option<String>,
@@ -43,6 +42,7 @@ pub(super) struct ListQuery {
     tenant_id: Option<String>,
     since: Option<DateTime<Utc>>,
     cause: Option<String>,
+    #[serde(default, deserialize_with = "event_id")]
     event_id: Option<Ulid>,
     recipient: Option<String>,
 }

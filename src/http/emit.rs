@@ -8,13 +8,13 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use herald_contract::check_type;
 use herald_routes::{Access, Body, Problem, Scope};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
 use super::{Api, failed};
+use crate::ingest::Draft;
 use crate::store::{Emitted, NewEvent};
 
 /// Events in one request.
@@ -22,23 +22,6 @@ const MAX_BATCH: usize = 1000;
 
 /// Longest `Idempotency-Key`, in bytes.
 const MAX_KEY: usize = 255;
-
-/// Deepest nesting of a payload; PostgreSQL and templates both recurse over it.
-const MAX_DEPTH: usize = 100;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct EmitRequest {
-    #[serde(default)]
-    tenant_id: Option<String>,
-    #[serde(rename = "type")]
-    kind: String,
-    payload: Box<RawValue>,
-    #[serde(default)]
-    event_id: Option<String>,
-    #[serde(default)]
-    metadata: Option<Box<RawValue>>,
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,82 +39,65 @@ pub(super) async fn emit(
     access.require(Scope::Publish)?;
     let body = body.map_err(|e| Problem::new(e.status(), e.body_text()))?;
     let key = idempotency_key(&headers)?;
-    let is_array = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[');
-    let requests = if is_array {
-        Body::<Vec<EmitRequest>>::from_bytes(&body)?.0
+    let is_array = body.trim_ascii_start().first() == Some(&b'[');
+    let events = if is_array {
+        check_all(&api, &access, &body, key.as_deref())?
     } else {
-        vec![Body::<EmitRequest>::from_bytes(&body)?.0]
+        vec![check(&api, &access, &body, key)?]
     };
-    if requests.len() > MAX_BATCH {
-        return Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("{} events; at most {MAX_BATCH} at once", requests.len()),
-        ));
-    }
-    let mut events = Vec::with_capacity(requests.len());
-    for (index, request) in requests.into_iter().enumerate() {
-        let key = key.as_ref().map(|key| match is_array {
-            true => format!("{key}#{index}"),
-            false => key.clone(),
-        });
-        let event = check(&api, &access, request, key).map_err(|problem| match is_array {
-            true => place(problem, index),
-            false => problem,
-        })?;
-        events.push(event);
-    }
     let emitted = api.store.emit(&events).await.map_err(|e| failed(&e))?;
     api.emitted.notify_one();
     Ok(answer(&emitted, is_array))
+}
+
+/// An array's events; the key stands for the whole array.
+fn check_all(
+    api: &Api,
+    access: &Access,
+    body: &[u8],
+    key: Option<&str>,
+) -> Result<Vec<NewEvent>, Problem> {
+    let drafts: Vec<&RawValue> = serde_json::from_slice(body)
+        .map_err(|e| Problem::bad_request(format!("malformed JSON: {e}")))?;
+    if drafts.is_empty() {
+        return Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "the array holds no event",
+        ));
+    }
+    if drafts.len() > MAX_BATCH {
+        return Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("{} events; at most {MAX_BATCH} at once", drafts.len()),
+        ));
+    }
+    let checked = drafts.iter().enumerate().map(|(index, draft)| {
+        let key = key.map(|key| format!("{key}#{index}"));
+        check(api, access, draft.get().as_bytes(), key).map_err(|problem| place(problem, index))
+    });
+    checked.collect()
 }
 
 /// The event as it will be stored, or which field is wrong.
 fn check(
     api: &Api,
     access: &Access,
-    request: EmitRequest,
+    body: &[u8],
     idempotency_key: Option<String>,
 ) -> Result<NewEvent, Problem> {
-    let tenant_id = access.tenant(Scope::Publish, request.tenant_id.as_deref())?;
-    check_type(&request.kind).map_err(|e| Problem::invalid("type", format!("type {e}")))?;
-    let event_id = match &request.event_id {
-        None => Ulid::generate(),
-        Some(text) => event_id(text).ok_or_else(|| {
-            Problem::invalid(
-                "eventId",
-                "eventId must be a ULID: 26 characters of Crockford's base 32, not all zero",
-            )
-        })?,
-    };
-    for (field, json) in [
-        ("payload", Some(&request.payload)),
-        ("metadata", request.metadata.as_ref()),
-    ] {
-        let Some(json) = json else { continue };
-        if json.get().len() > api.max_payload {
-            let detail = format!("{field} is larger than {} bytes", api.max_payload);
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).at(field));
+    let Body(mut draft) = Body::<Draft>::from_bytes(body)?;
+    draft.tenant_id = Some(access.tenant(Scope::Publish, draft.tenant_id.as_deref())?);
+    let event = draft.check(api.max_payload).map_err(|unfit| {
+        let detail = unfit.to_string();
+        match unfit.too_large {
+            true => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).at(unfit.field),
+            false => Problem::invalid(unfit.field, detail),
         }
-        if depth(json.get()) > MAX_DEPTH {
-            let detail = format!("{field} is nested more than {MAX_DEPTH} deep");
-            return Err(Problem::invalid(field, detail));
-        }
-    }
+    })?;
     Ok(NewEvent {
-        event_id,
-        tenant_id,
-        kind: request.kind,
-        payload: request.payload,
-        metadata: request.metadata,
         idempotency_key,
+        ..event
     })
-}
-
-/// A ULID as its specification writes it; upper and lower case alike. The nil ULID is the cursor
-/// before the first event, so no event has it.
-pub(super) fn event_id(text: &str) -> Option<Ulid> {
-    let id = Ulid::from_string(text).ok()?;
-    (id != Ulid(0) && id.to_string() == text.to_ascii_uppercase()).then_some(id)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -147,25 +113,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// How deep arrays and objects stand in one another, in valid JSON.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_string,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 /// Names the event of the array that is at fault.
 fn place(mut problem: Problem, index: usize) -> Problem {
     problem.field = Some(match problem.field {
@@ -177,7 +124,7 @@ fn place(mut problem: Problem, index: usize) -> Problem {
 
 /// 201, or 200 when everything had been there before.
 fn answer(emitted: &[Emitted], is_array: bool) -> Response {
-    let status = if !emitted.is_empty() && emitted.iter().all(|e| e.repeated) {
+    let status = if emitted.iter().all(|e| e.repeated) {
         StatusCode::OK
     } else {
         StatusCode::CREATED
@@ -190,34 +137,5 @@ fn answer(emitted: &[Emitted], is_array: bool) -> Response {
         (status, Json(answers.collect::<Vec<_>>())).into_response()
     } else {
         (status, Json(answers.next())).into_response()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn depth_counts_brackets_outside_strings() {
-        assert_eq!(depth("1"), 0);
-        assert_eq!(depth(r#"{"a":[1,{"b":"[[[["}]}"#), 3);
-        assert_eq!(depth(r#""\"[{\\""#), 0);
-        assert_eq!(depth(&"[".repeat(500)), 500);
-    }
-
-    #[test]
-    fn only_what_a_ulid_looks_like_is_an_event_id() {
-        assert!(event_id("01JD5ZQ9V7C3M1T0000000000A").is_some());
-        assert!(event_id("01jd5zq9v7c3m1t0000000000a").is_some());
-        for bad in [
-            "",
-            "zzz",
-            "00000000000000000000000000",
-            "81JD5ZQ9V7C3M1T0000000000A",
-            "01JD5ZQ9V7C3M1T0000000000\n",
-            "IIJD5ZQ9V7C3M1T0000000000A",
-        ] {
-            assert!(event_id(bad).is_none(), "{bad:?}");
-        }
     }
 }

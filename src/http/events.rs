@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use herald_contract::{Cursor, Event, Place, TypeFilter};
-use herald_routes::{Access, Params, Problem, Scope};
+use herald_contract::{Cursor, Event, Place, TypeFilter, parse_event_id};
+use herald_routes::{Access, Params, Problem, Scope, Segment};
 use serde::{Deserialize, Serialize};
 
-use super::emit::event_id;
 use super::{Api, failed};
 use crate::store::{LedgerRow, PageQuery};
 
@@ -109,7 +108,7 @@ fn page_json(events: &[Arc<Event>], after: i64) -> String {
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     access: Access,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Response, Problem> {
     Ok(json(find(&api, &access, &id).await?.to_json()))
 }
@@ -122,7 +121,7 @@ pub(super) struct Timeline {
 pub(super) async fn deliveries(
     State(api): State<Arc<Api>>,
     access: Access,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<Timeline>, Problem> {
     let event = find(&api, &access, &id).await?;
     let deliveries = api
@@ -136,8 +135,8 @@ pub(super) async fn deliveries(
 /// The event, if the caller may see it; another tenant's does not exist.
 async fn find(api: &Api, access: &Access, id: &str) -> Result<Event, Problem> {
     access.require(Scope::Subscribe)?;
-    let id =
-        event_id(id).ok_or_else(|| Problem::bad_request("eventId must be a ULID").at("eventId"))?;
+    let id = parse_event_id(id)
+        .map_err(|e| Problem::bad_request(format!("eventId {e}")).at("eventId"))?;
     api.store
         .event(id, access.tenant.as_deref())
         .await

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use herald_contract::{Broadcast, Sink};
-use herald_routes::{Access, Problem, Scope};
+use herald_routes::{Access, Problem, Scope, Segment};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -127,7 +127,7 @@ pub(super) async fn list(
 pub(super) async fn pause(
     state: State<Arc<Api>>,
     access: Access,
-    name: Path<String>,
+    name: Segment,
 ) -> Result<Json<Paused>, Problem> {
     set_paused(state, access, name, true).await
 }
@@ -135,7 +135,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     state: State<Arc<Api>>,
     access: Access,
-    name: Path<String>,
+    name: Segment,
 ) -> Result<Json<Paused>, Problem> {
     set_paused(state, access, name, false).await
 }
@@ -144,7 +144,7 @@ pub(super) async fn resume(
 async fn set_paused(
     State(api): State<Arc<Api>>,
     access: Access,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     paused: bool,
 ) -> Result<Json<Paused>, Problem> {
     access.require(Scope::Admin)?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use herald_contract::Event;
-use serde::{Deserialize, Serialize};
+use herald_contract::{Event, parse_event_id};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use ulid::Ulid;
 
 /// Where a delivery stands. `Pending` alone is not final; `Dead` becomes pending by replay.
@@ -121,8 +122,19 @@ pub struct DeadFilter {
     pub since: Option<DateTime<Utc>>,
     /// Text that the cause contains, whatever its case.
     pub cause: Option<String>,
+    #[serde(deserialize_with = "event_id")]
     pub event_id: Option<Ulid>,
     pub recipient: Option<String>,
+}
+
+/// An event's id as [`parse_event_id`] has it; serde's own reading drops bits that overflow.
+///
+/// # Errors
+/// It is none.
+pub fn event_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ulid>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let id = text.as_deref().map(parse_event_id).transpose();
+    id.map_err(|e| D::Error::custom(format!("eventId {e}")))
 }
 
 impl DeadFilter {

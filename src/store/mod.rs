@@ -1,6 +1,6 @@
 //! The truth: events, the outbox, the feed's order, the ledger, checkpoints, subscriptions.
 //!
-//! [`Store`] is what the rest of herald asks of a database; [`postgres`] and [`sqlite`] answer.
+//! [`Store`] is what the rest of herald asks of a database; `postgres` and `sqlite` answer.
 //! SQL stands in this folder and nowhere else.
 
 mod error;
@@ -19,8 +19,8 @@ use serde_json::value::RawValue;
 use ulid::Ulid;
 
 pub use error::StoreError;
-pub use ledger::{Attempt, DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State};
-pub use postgres::{Postgres, emit};
+pub use ledger::{Attempt, DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, event_id};
+pub use postgres::{Postgres, SEQUENCE, emit};
 pub use sqlite::Sqlite;
 
 /// An event that is to be emitted; its names have been checked.

@@ -17,4 +17,4 @@ pub use event::{Event, MalformedEvent};
 pub use host::{Cursor, History, Host, Place, Subscription, Subscriptions, Unavailable};
 pub use outcome::Outcome;
 pub use sink::{Broadcast, Delivery, Recipient, Recipients, Sink, StreamStats};
-pub use types::{InvalidName, TypeFilter, check_tenant, check_type};
+pub use types::{InvalidName, TypeFilter, check_tenant, check_type, parse_event_id};

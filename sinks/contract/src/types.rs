@@ -1,5 +1,7 @@
 //! The names that producers choose, and filters over them.
 
+use ulid::Ulid;
+
 /// The longest tenant or type, in bytes.
 const MAX_NAME: usize = 128;
 
@@ -35,6 +37,21 @@ pub fn check_type(kind: &str) -> Result<(), InvalidName> {
         return Err(InvalidName("must not contain ',' or '*'"));
     }
     Ok(())
+}
+
+/// Reads an event's id: a ULID as its specification writes it, upper and lower case alike. The nil
+/// ULID is the cursor before the first event, so no event has it.
+///
+/// # Errors
+/// It is not such a ULID, such as one that overflows 128 bits.
+pub fn parse_event_id(text: &str) -> Result<Ulid, InvalidName> {
+    match Ulid::from_string(text) {
+        // Reading is lenient: it drops bits that overflow, and takes letters for others.
+        Ok(id) if id != Ulid(0) && id.to_string() == text.to_ascii_uppercase() => Ok(id),
+        _ => Err(InvalidName(
+            "must be a ULID: 26 characters of Crockford's base 32, not all zero",
+        )),
+    }
 }
 
 fn check_length(name: &str) -> Result<(), InvalidName> {
@@ -123,6 +140,22 @@ mod tests {
             assert!(check_type(bad).is_err(), "{bad:?}");
         }
         assert!(check_type("注文.作成").is_ok());
+    }
+
+    #[test]
+    fn only_what_a_ulid_looks_like_is_an_event_id() {
+        assert!(parse_event_id("01JD5ZQ9V7C3M1T0000000000A").is_ok());
+        assert!(parse_event_id("01jd5zq9v7c3m1t0000000000a").is_ok());
+        for bad in [
+            "",
+            "zzz",
+            "00000000000000000000000000",
+            "81JD5ZQ9V7C3M1T0000000000A",
+            "01JD5ZQ9V7C3M1T0000000000\n",
+            "IIJD5ZQ9V7C3M1T0000000000A",
+        ] {
+            assert!(parse_event_id(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! reads the answer to the command before its own. Here a connection goes back only after a
 //! complete conversation; otherwise it is dropped with the attempt.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Noop, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::transport::smtp::response::{Response, Severity};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -62,7 +64,28 @@ enum Stage {
 /// An attempt that the server, or the way to it, ended.
 struct Failure {
     stage: Stage,
-    error: Error,
+    said: String,
+    /// What lettre makes of it; `None` when there was no way to the server.
+    error: Option<Error>,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self {
+            stage: Stage::Connect,
+            said: error.to_string(),
+            error: None,
+        }
+    }
+}
+
+/// What makes a failure of an error, by how far the conversation had come.
+fn at(stage: Stage) -> impl Fn(Error) -> Failure {
+    move |error| Failure {
+        stage,
+        said: text(&error),
+        error: Some(error),
+    }
 }
 
 impl Smtp {
@@ -121,13 +144,13 @@ impl Smtp {
     pub async fn health(&self) -> Result<(), String> {
         let probe = async {
             let mut connection = self.connect().await?;
-            connection.command(Noop).await?;
+            connection.command(Noop).await.map_err(at(Stage::Connect))?;
             let _ = connection.quit().await;
-            Ok(())
+            Ok::<_, Failure>(())
         };
         match timeout(self.timeout, probe).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(format!("mail server {}: {}", self.address(), text(&e))),
+            Ok(Err(e)) => Err(format!("mail server {}: {}", self.address(), e.said)),
             Err(_) => Err(format!(
                 "mail server {}: no answer within {:?}",
                 self.address(),
@@ -148,11 +171,10 @@ impl Smtp {
     }
 
     async fn converse(&self, mail: &Mail) -> Result<Outcome, Failure> {
-        let at = |stage| move |error| Failure { stage, error };
         let mut connection = match self.resume(mail).await? {
             Some(connection) => connection,
             None => {
-                let mut connection = self.connect().await.map_err(at(Stage::Connect))?;
+                let mut connection = self.connect().await?;
                 if needs_utf8(mail) && !supports_utf8(&connection) {
                     self.park(connection);
                     return Ok(Outcome::reject(format!(
@@ -212,8 +234,7 @@ impl Smtp {
                 Ok(Ok(_)) => return Ok(Some(connection)),
                 Ok(Err(error)) if error.is_permanent() => {
                     self.reset(connection, &error).await;
-                    let stage = Stage::Sender;
-                    return Err(Failure { stage, error });
+                    return Err(at(Stage::Sender)(error));
                 }
                 // 4xx too: "421 closing" among them, and a new connection will tell.
                 Ok(Err(_)) | Err(_) => {}
@@ -222,24 +243,36 @@ impl Smtp {
         Ok(None)
     }
 
-    async fn connect(&self) -> Result<AsyncSmtpConnection, Error> {
-        let wrapped = match self.security {
-            Security::Tls => self.tls.clone(),
-            Security::Starttls | Security::None => None,
+    async fn connect(&self) -> Result<AsyncSmtpConnection, Failure> {
+        let server = (self.host.as_str(), self.port);
+        let mut connection = match (self.security, &self.tls) {
+            (Security::Tls, Some(tls)) => {
+                let (patience, tls) = (Some(self.timeout), Some(tls.clone()));
+                AsyncSmtpConnection::connect_tokio1(server, patience, &self.hello, tls, None)
+                    .await
+                    .map_err(at(Stage::Connect))?
+            }
+            _ => {
+                // lettre ends a message with a small write of its own, which Nagle's algorithm
+                // holds back until the server acknowledges: 40 ms a mail.
+                let stream = TcpStream::connect(server).await?;
+                stream.set_nodelay(true)?;
+                AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.hello)
+                    .await
+                    .map_err(at(Stage::Connect))?
+            }
         };
-        let mut connection = AsyncSmtpConnection::connect_tokio1(
-            (self.host.as_str(), self.port),
-            Some(self.timeout),
-            &self.hello,
-            wrapped,
-            None,
-        )
-        .await?;
         if let (Security::Starttls, Some(tls)) = (self.security, &self.tls) {
-            connection.starttls(tls.clone(), &self.hello).await?;
+            connection
+                .starttls(tls.clone(), &self.hello)
+                .await
+                .map_err(at(Stage::Connect))?;
         }
         if let Some(credentials) = &self.credentials {
-            connection.auth(DEFAULT_MECHANISMS, credentials).await?;
+            connection
+                .auth(DEFAULT_MECHANISMS, credentials)
+                .await
+                .map_err(at(Stage::Connect))?;
         }
         Ok(connection)
     }
@@ -287,20 +320,21 @@ impl Failure {
     /// | 502, 503, 504, 530, 534, 535, 538 and 5.7.x (policy) | retry |
     /// | any other 5xx to the recipient or the message | reject |
     fn outcome(&self) -> Outcome {
-        let said = text(&self.error);
+        let said = &self.said;
         let cause = match self.stage {
             Stage::Connect => format!("connecting to the mail server: {said}"),
             Stage::Sender => format!("the mail server refused the sender: {said}"),
             Stage::Recipient => format!("the mail server refused the recipient: {said}"),
             Stage::Message => format!("the mail server refused the message: {said}"),
         };
-        let ours = matches!(self.stage, Stage::Connect | Stage::Sender)
-            || matches!(code(&self.error), Some(502..=504 | 530 | 534 | 535 | 538))
-            || reply(&self.error).is_some_and(|reply| reply.starts_with("5.7."));
-        if self.error.is_permanent() && !ours {
-            Outcome::reject(cause)
-        } else {
-            Outcome::retry(cause)
+        let ours = |error: &Error| {
+            matches!(self.stage, Stage::Connect | Stage::Sender)
+                || matches!(code(error), Some(502..=504 | 530 | 534 | 535 | 538))
+                || reply(error).is_some_and(|reply| reply.starts_with("5.7."))
+        };
+        match &self.error {
+            Some(error) if error.is_permanent() && !ours(error) => Outcome::reject(cause),
+            _ => Outcome::retry(cause),
         }
     }
 }

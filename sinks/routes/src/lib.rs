@@ -6,5 +6,5 @@ mod params;
 mod problem;
 
 pub use access::{Access, Scope};
-pub use params::{Body, Params};
+pub use params::{Body, Params, Segment};
 pub use problem::Problem;

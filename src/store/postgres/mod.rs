@@ -29,6 +29,7 @@ use super::{
 };
 
 pub use emit::emit;
+pub use sequencer::SEQUENCE;
 
 /// Each connection works as herald's own role, whatever login it came in by.
 const BE_SERVICE: &str = "SET ROLE herald_service";
