@@ -6,8 +6,8 @@
 //! 4. commit to SSE client: latency at 1,000 events a second;
 //! 5. memory while a backlog of 1,000,000 is drained.
 //!
-//! `cargo bench --bench relay` brings up private servers by `tests/run`. `HERALD_BENCH_BACKLOG`
-//! sets another backlog.
+//! `cargo bench --bench relay` brings up private servers by `tests/run`. `-- throughput`,
+//! `-- latency` or `-- memory` measures that alone; `HERALD_BENCH_BACKLOG` sets another backlog.
 
 mod latency;
 mod memory;
@@ -20,8 +20,24 @@ fn main() -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        throughput::measure(&servers).await?;
-        latency::measure(&servers).await?;
-        memory::measure(&servers).await
+        if wanted("throughput") {
+            throughput::measure(&servers).await?;
+        }
+        if wanted("latency") {
+            latency::measure(&servers).await?;
+        }
+        if wanted("memory") {
+            memory::measure(&servers).await?;
+        }
+        Ok(())
     })
+}
+
+/// Whether a part is named on the command line, or none is.
+fn wanted(part: &str) -> bool {
+    let mut named = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .peekable();
+    named.peek().is_none() || named.any(|name| name == part)
 }

@@ -65,6 +65,7 @@ pub fn run_within_servers() -> anyhow::Result<()> {
     let status = Command::new(run)
         .arg("--with")
         .arg(std::env::current_exe()?)
+        .args(std::env::args().skip(1))
         .status()?;
     if !status.success() {
         bail!("the benchmark failed");

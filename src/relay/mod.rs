@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use herald_contract::Event;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -118,6 +118,8 @@ impl Relay {
     ) {
         let mut poll = self.settings.poll_min;
         while !self.stop.is_cancelled() {
+            // Looks are `poll` apart from begin to begin: a claim and its commit take their part.
+            let look = Instant::now();
             let events = match sequencer.sequence(self.settings.batch).await {
                 Ok(events) => events,
                 Err(error) => {
@@ -137,7 +139,7 @@ impl Relay {
             }
             if !full {
                 tokio::select! {
-                    () = self.pause(poll) => {}
+                    () = self.pause(poll.saturating_sub(look.elapsed())) => {}
                     () = self.emitted.notified() => poll = self.settings.poll_min,
                 }
             }

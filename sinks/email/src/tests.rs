@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use herald_contract::{
-    Cursor, Delivery, Event, History, Host, Outcome, Place, Recipient, Sink, SinkConfig,
-    Subscription, Subscriptions, TypeFilter, Unavailable,
-};
+use herald_contract::{Delivery, Event, Outcome, Recipient, Sink, SinkConfig};
 use herald_routes::Access;
 use serde_json::json;
 use tower_service::Service;
@@ -31,57 +28,10 @@ pub fn event(kind: &str, payload: serde_json::Value) -> Event {
     Event::from_json(7, json.to_string().as_bytes()).expect("an event")
 }
 
-/// The sink asks its host for nothing.
-struct Nothing;
-
-#[async_trait::async_trait]
-impl History for Nothing {
-    async fn resolve(&self, _: &str, _: Cursor) -> Result<Place, Unavailable> {
-        Ok(Place::Unknown)
-    }
-    async fn page(
-        &self,
-        _: &str,
-        _: &TypeFilter,
-        _: i64,
-        _: i64,
-        _: usize,
-    ) -> Result<Vec<Arc<Event>>, Unavailable> {
-        Ok(Vec::new())
-    }
-    async fn latest(&self, _: &str, _: i64) -> Result<Option<Ulid>, Unavailable> {
-        Ok(None)
-    }
-}
-
-#[async_trait::async_trait]
-impl Subscriptions for Nothing {
-    async fn put(&self, subscription: Subscription) -> Result<Ulid, Unavailable> {
-        Ok(subscription.id)
-    }
-    async fn remove(&self, _: &str, _: &str) -> Result<bool, Unavailable> {
-        Ok(false)
-    }
-    async fn forget(&self, _: Ulid) -> Result<(), Unavailable> {
-        Ok(())
-    }
-    async fn of_tenants(&self, _: &[&str]) -> Result<Vec<Subscription>, Unavailable> {
-        Ok(Vec::new())
-    }
-    async fn get(&self, _: &[Ulid]) -> Result<Vec<Subscription>, Unavailable> {
-        Ok(Vec::new())
-    }
-}
-
 fn sink(config: serde_json::Value, folder: &std::path::Path) -> Arc<Email> {
     let config: Config = serde_json::from_value(config).expect("well-formed");
     assert_eq!(config.faults(), []);
-    let host = Host {
-        sink: "email".into(),
-        history: Arc::new(Nothing),
-        subscriptions: Arc::new(Nothing),
-        data_dir: folder.to_owned(),
-    };
+    let host = herald_testkit::host("email", folder);
     Arc::new(Email::new(config, host).expect("a sink"))
 }
 

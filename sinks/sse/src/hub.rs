@@ -207,16 +207,7 @@ mod tests {
     use super::*;
 
     fn event(seq: i64, tenant: &str) -> Arc<Event> {
-        Arc::new(Event {
-            seq,
-            event_id: ulid::Ulid(seq.unsigned_abs().into()),
-            aggregate_id: seq,
-            tenant_id: tenant.into(),
-            kind: "k".into(),
-            payload: serde_json::from_str("{}").expect("valid JSON"),
-            metadata: None,
-            created_at: chrono::DateTime::UNIX_EPOCH,
-        })
+        herald_testkit::event(seq, tenant, "k", "{}")
     }
 
     fn heard(ring: &mut Ring) -> Vec<i64> {

@@ -6,8 +6,9 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use herald_contract::Broadcast as _;
 use herald_sse::Config;
+use herald_testkit::{aggregate_id as aggregate, event, event_id as id};
 use http_body_util::BodyExt as _;
-use support::{Server, aggregate, event, id};
+use support::Server;
 
 fn range(from: i64, to: i64) -> Vec<i64> {
     (from..=to).collect()

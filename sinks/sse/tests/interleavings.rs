@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use herald_contract::{Broadcast as _, Event};
 use herald_sse::Config;
+use herald_testkit::{aggregate_id as aggregate, event, event_id as id};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use support::{Message, Server, aggregate, event, id};
+use support::{Message, Server};
 
 const EVENTS: i64 = 60;
 const CLIENTS: u64 = 5;

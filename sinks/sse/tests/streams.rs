@@ -9,8 +9,9 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use herald_contract::{Broadcast as _, StreamStats};
 use herald_sse::Config;
+use herald_testkit::{event, event_id as id};
 use http_body_util::BodyExt as _;
-use support::{Server, event, id};
+use support::Server;
 use tokio::time::Instant;
 
 fn range(from: i64, to: i64) -> Vec<i64> {

@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use herald_contract::{
-    Cursor, Delivery, Event, History, Host, Outcome, Place, Recipient, Sink as _, Subscription,
-    Subscriptions, TypeFilter, Unavailable,
+    Delivery, Event, Host, Outcome, Recipient, Sink as _, Subscription, Subscriptions as _,
 };
+use herald_testkit::MemorySubscriptions;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -40,105 +40,20 @@ pub fn event(tenant: &str, kind: &str, payload: Value) -> Event {
     }
 }
 
-/// Subscriptions in memory, which can be away.
-#[derive(Default)]
-struct Store {
-    rows: Mutex<Vec<Subscription>>,
-    away: Mutex<bool>,
-    questions: Mutex<usize>,
-}
-
-impl Store {
-    fn rows(&self) -> Result<std::sync::MutexGuard<'_, Vec<Subscription>>, Unavailable> {
-        *self.questions.lock().expect("whole") += 1;
-        if *self.away.lock().expect("whole") {
-            return Err(Unavailable("the database is away".into()));
-        }
-        Ok(self.rows.lock().expect("whole"))
-    }
-}
-
-#[async_trait]
-impl Subscriptions for Store {
-    async fn put(&self, mut new: Subscription) -> Result<Ulid, Unavailable> {
-        let mut rows = self.rows()?;
-        let same = |s: &Subscription| s.tenant_id == new.tenant_id && s.endpoint == new.endpoint;
-        if let Some(old) = rows.iter().position(same) {
-            new.id = rows.remove(old).id;
-        }
-        rows.push(new.clone());
-        Ok(new.id)
-    }
-
-    async fn remove(&self, tenant: &str, endpoint: &str) -> Result<bool, Unavailable> {
-        let mut rows = self.rows()?;
-        let before = rows.len();
-        rows.retain(|s| s.tenant_id != tenant || s.endpoint != endpoint);
-        Ok(rows.len() < before)
-    }
-
-    async fn forget(&self, id: Ulid) -> Result<(), Unavailable> {
-        self.rows()?.retain(|s| s.id != id);
-        Ok(())
-    }
-
-    async fn of_tenants(&self, tenants: &[&str]) -> Result<Vec<Subscription>, Unavailable> {
-        let rows = self.rows()?;
-        let of = |s: &&Subscription| tenants.contains(&s.tenant_id.as_str());
-        Ok(rows.iter().filter(of).cloned().collect())
-    }
-
-    async fn get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, Unavailable> {
-        let rows = self.rows()?;
-        Ok(rows
-            .iter()
-            .filter(|s| ids.contains(&s.id))
-            .cloned()
-            .collect())
-    }
-}
-
-/// This sink reads no history.
-struct NoHistory;
-
-#[async_trait]
-impl History for NoHistory {
-    async fn resolve(&self, _: &str, _: Cursor) -> Result<Place, Unavailable> {
-        Ok(Place::Unknown)
-    }
-
-    async fn page(
-        &self,
-        _: &str,
-        _: &TypeFilter,
-        _: i64,
-        _: i64,
-        _: usize,
-    ) -> Result<Vec<Arc<Event>>, Unavailable> {
-        Ok(Vec::new())
-    }
-
-    async fn latest(&self, _: &str, _: i64) -> Result<Option<Ulid>, Unavailable> {
-        Ok(None)
-    }
-}
-
 /// A sink with its store and its data folder.
 struct Bench {
     sink: Arc<WebPush>,
-    store: Arc<Store>,
+    store: Arc<MemorySubscriptions>,
     _folder: TempDir,
 }
 
 fn bench(config: Value) -> Bench {
     let config: Config = serde_json::from_value(config).expect("well-formed");
     let folder = tempfile::tempdir().expect("folder");
-    let store = Arc::new(Store::default());
+    let store = Arc::new(MemorySubscriptions::default());
     let host = Host {
-        sink: "push".into(),
-        history: Arc::new(NoHistory),
         subscriptions: store.clone(),
-        data_dir: folder.path().join("push"),
+        ..herald_testkit::host("push", folder.path().join("push"))
     };
     Bench {
         sink: Arc::new(WebPush::new(config, host).expect("made")),

@@ -1,23 +1,18 @@
-//! A history in memory, and an EventSource that reads streams as a browser does.
+//! A sink over a history in memory, and an EventSource that reads streams as a browser does.
 //!
 //! The tests run on a paused clock: whoever waits for nothing that can come is found at once.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header::HeaderMap};
-use herald_contract::{
-    Broadcast as _, Cursor, Event, History, Host, Place, Subscription, Subscriptions, TypeFilter,
-    Unavailable,
-};
+use herald_contract::{Broadcast as _, Event, Host};
 use herald_routes::Access;
 use herald_sse::{Config, Sse};
+use herald_testkit::{MemoryHistory, event};
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 use ulid::Ulid;
@@ -25,116 +20,10 @@ use ulid::Ulid;
 /// Longer than anything the crate waits for, so only a hang reaches it.
 const HANG: Duration = Duration::from_secs(3600);
 
-pub fn event(seq: i64, tenant: &str, kind: &str, payload: &str) -> Arc<Event> {
-    Arc::new(Event {
-        seq,
-        // Neither the ids nor the aggregate ids follow the order of the feed.
-        event_id: id(seq),
-        aggregate_id: aggregate(seq),
-        tenant_id: tenant.into(),
-        kind: kind.into(),
-        payload: serde_json::value::RawValue::from_string(payload.into()).expect("valid JSON"),
-        metadata: None,
-        created_at: chrono::DateTime::UNIX_EPOCH,
-    })
-}
-
-pub fn id(seq: i64) -> Ulid {
-    Ulid::from_parts(1_000_000 - seq.unsigned_abs(), seq.unsigned_abs().into())
-}
-
-/// Neighbours swapped: 2, 1, 4, 3 …
-pub fn aggregate(seq: i64) -> i64 {
-    if seq % 2 == 1 { seq + 1 } else { seq - 1 }
-}
-
-#[derive(Default)]
-pub struct Memory {
-    events: Mutex<Vec<Arc<Event>>>,
-    pub away: AtomicBool,
-    pub pages: AtomicUsize,
-}
-
-impl Memory {
-    pub fn commit(&self, events: &[Arc<Event>]) {
-        self.events.lock().expect("lock").extend_from_slice(events);
-    }
-
-    async fn of(&self, tenant: &str) -> Result<Vec<Arc<Event>>, Unavailable> {
-        // A query takes its turn, so that others run in between.
-        tokio::task::yield_now().await;
-        if self.away.load(Ordering::Relaxed) {
-            return Err(Unavailable("the test says so".into()));
-        }
-        let events = self.events.lock().expect("lock");
-        let own = events.iter().filter(|e| &*e.tenant_id == tenant);
-        Ok(own.cloned().collect())
-    }
-}
-
-#[async_trait]
-impl History for Memory {
-    async fn resolve(&self, tenant: &str, cursor: Cursor) -> Result<Place, Unavailable> {
-        let events = self.of(tenant).await?;
-        if cursor.after == Some(0) || cursor.event_id == Some(Ulid::nil()) {
-            return Ok(Place::After(0));
-        }
-        let named = events.iter().filter(|e| {
-            cursor.after == Some(e.aggregate_id) || cursor.event_id == Some(e.event_id)
-        });
-        Ok(named
-            .map(|e| e.seq)
-            .max()
-            .map_or(Place::Unknown, Place::After))
-    }
-
-    async fn page(
-        &self,
-        tenant: &str,
-        types: &TypeFilter,
-        after: i64,
-        upto: i64,
-        limit: usize,
-    ) -> Result<Vec<Arc<Event>>, Unavailable> {
-        self.pages.fetch_add(1, Ordering::Relaxed);
-        let mut events = self.of(tenant).await?;
-        events.retain(|e| after < e.seq && e.seq <= upto && types.matches(&e.kind));
-        events.truncate(limit);
-        Ok(events)
-    }
-
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
-        let events = self.of(tenant).await?;
-        let last = events.iter().rfind(|e| e.seq <= upto);
-        Ok(last.map(|e| e.event_id))
-    }
-}
-
-struct NoSubscriptions;
-
-#[async_trait]
-impl Subscriptions for NoSubscriptions {
-    async fn put(&self, subscription: Subscription) -> Result<Ulid, Unavailable> {
-        Ok(subscription.id)
-    }
-    async fn remove(&self, _: &str, _: &str) -> Result<bool, Unavailable> {
-        Ok(false)
-    }
-    async fn forget(&self, _: Ulid) -> Result<(), Unavailable> {
-        Ok(())
-    }
-    async fn of_tenants(&self, _: &[&str]) -> Result<Vec<Subscription>, Unavailable> {
-        Ok(Vec::new())
-    }
-    async fn get(&self, _: &[Ulid]) -> Result<Vec<Subscription>, Unavailable> {
-        Ok(Vec::new())
-    }
-}
-
 /// A sink with its history.
 pub struct Server {
     pub sse: Sse,
-    pub memory: Arc<Memory>,
+    pub memory: Arc<MemoryHistory>,
 }
 
 impl Server {
@@ -146,12 +35,10 @@ impl Server {
     }
 
     pub fn not_started(config: Config) -> Self {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(MemoryHistory::default());
         let host = Host {
-            sink: "sse".into(),
             history: memory.clone(),
-            subscriptions: Arc::new(NoSubscriptions),
-            data_dir: PathBuf::new(),
+            ..herald_testkit::host("sse", "unused")
         };
         Self {
             sse: Sse::new(config, &host),
