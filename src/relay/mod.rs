@@ -146,8 +146,12 @@ impl Relay {
         }
     }
 
-    /// Waits, or ends at once when the relay is stopped.
+    /// Waits, or ends at once when the relay is stopped. (tokio's timer makes at least a
+    /// millisecond of any wait.)
     async fn pause(&self, wait: Duration) {
+        if wait.is_zero() {
+            return;
+        }
         let _ = timeout(wait, self.stop.cancelled()).await;
     }
 

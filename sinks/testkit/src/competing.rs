@@ -12,8 +12,10 @@ use crate::calls::{
     recipients,
 };
 
-/// Enough deliveries to fill a batch or to meet each other.
-const MANY: usize = 12;
+/// Enough calls to meet each other.
+const MANY: i64 = 12;
+/// A full batch is tried up to this size.
+const MAX_BATCH: usize = 1000;
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// How the far end is to behave from now on.
@@ -106,7 +108,7 @@ async fn every_delivery_has_its_outcome(bench: &dyn SinkBench, sink: &dyn Sink) 
     assert!(sink.batch() > 0, "a batch holds something");
     assert!(deliver(sink, &[]).await.is_empty(), "nothing asked");
     let mut batch = Vec::new();
-    for seq in 10..10 + sink.batch().min(MANY) as i64 {
+    for seq in (1000..).take(sink.batch().min(MAX_BATCH)) {
         let event = bench.wanted(seq);
         let recipients = recipients(sink, &event).await;
         let recipient = recipients[batch.len() % recipients.len()].clone();
@@ -138,7 +140,7 @@ async fn a_repeated_delivery_is_marked_as_the_same(bench: &dyn SinkBench, sink: 
 
 async fn concurrent_calls_do_not_mix_recipients(bench: &dyn SinkBench, sink: &Arc<dyn Sink>) {
     let (mut calls, mut deliveries) = (Vec::new(), Vec::new());
-    for seq in 60..60 + MANY as i64 {
+    for seq in 60..60 + MANY {
         let event = bench.wanted(seq);
         let recipients = recipients(&**sink, &event).await;
         let recipient = recipients[calls.len() % recipients.len()].clone();

@@ -55,6 +55,8 @@ impl Postgres {
             .map_err(|e| StoreError::Url(e.to_string()))?
             .application_name("herald")
             .options([
+                // Every statement is short; compiling one takes longer than running it.
+                ("jit", "off".to_owned()),
                 ("statement_timeout", timeout.as_millis().to_string()),
                 (
                     "idle_in_transaction_session_timeout",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use herald_contract::Event;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
+use sqlx::{Executor as _, PgConnection, Row as _};
 
 use super::Postgres;
 use crate::store::rows::Columns as _;
@@ -15,6 +15,16 @@ use crate::store::{Sequencer, StoreError};
 
 /// The lock that the leader's session holds: "herald" in ASCII, in each database for itself.
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(x'686572616c64'::bigint)";
+
+/// For the leader's connection. Planning [`SEQUENCE`] takes longer than running it, so it is
+/// planned once; and as the outbox is now empty, now a million rows long, that one plan must not
+/// depend on its size when it was made. Nested loops over indexes are right for every size.
+const PLAN_ONCE: &str = "
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off";
 
 /// One statement, so one round trip and one transaction; `$filter` is put behind the join.
 ///
@@ -177,6 +187,9 @@ impl Postgres {
             .fetch_one(&mut connection)
             .await?
             .try_get(0)?;
+        if leads {
+            connection.execute(PLAN_ONCE).await?;
+        }
         Ok(leads.then(|| {
             Box::new(Claim {
                 connection,
