@@ -243,6 +243,7 @@ impl Shared {
                 emitted: emitted.clone(),
                 sinks: handles,
                 relays: roles.relay,
+                hosts: self.config.http.hosts.clone(),
                 max_body: self.config.http.max_body_bytes,
                 max_payload: self.config.http.max_payload_bytes,
             });

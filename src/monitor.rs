@@ -40,16 +40,17 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut epoch = String::new();
+        let stop = self.stop.clone();
         let mut ticks = 0_u64;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
+                () = stop.cancelled() => return,
                 () = self.lead_changed() => {}
-                () = self.stop.cancelled() => return,
             }
             if let Err(error) = self.look(&mut epoch, ticks).await {
                 tracing::warn!(error = %error, "the store cannot be looked at");
@@ -62,13 +63,11 @@ impl Monitor {
     }
 
     /// Ends when this process begins or ends to lead, if that matters.
-    async fn lead_changed(&self) {
-        let Some(leading) = &self.only_while else {
+    async fn lead_changed(&mut self) {
+        let Some(leading) = &mut self.only_while else {
             return std::future::pending().await;
         };
-        let mut leading = leading.clone();
-        let before = self.gates.values().any(|gate| *gate.borrow());
-        if leading.wait_for(|now| *now != before).await.is_err() {
+        if leading.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }

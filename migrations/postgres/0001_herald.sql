@@ -19,7 +19,10 @@ BEGIN
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
             NULL; -- another database of this cluster was migrated in the same moment
         END;
-        IF NOT pg_has_role(current_user, name, 'MEMBER') THEN
+        -- Since PostgreSQL 16 whoever makes a role is a member that may not yet act as it.
+        IF NOT pg_has_role(current_user, name,
+                CASE WHEN current_setting('server_version_num')::int >= 160000
+                     THEN 'SET' ELSE 'MEMBER' END) THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', name);
         END IF;
     END LOOP;

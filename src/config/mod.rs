@@ -196,6 +196,8 @@ impl Default for Relay {
 pub struct Http {
     #[serde(deserialize_with = "load::address")]
     pub listen: SocketAddr,
+    /// Host names, beside loopback ones, by which a proxy or a browser may ask.
+    pub hosts: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// The largest payload of one event, in bytes of JSON.
@@ -209,6 +211,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3001)),
+            hosts: Vec::new(),
             max_body_bytes: 4 * 1024 * 1024,
             max_payload_bytes: 256 * 1024,
             drain: Duration::from_secs(20),

@@ -1,10 +1,11 @@
 //! What happens to every request before its route sees it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use herald_routes::{Access, Problem};
@@ -17,34 +18,53 @@ pub(super) async fn grant(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// A browser says which page asks (RFC 6454 §7). A page of another origin may not change
-/// anything: without this, any web page could emit events through a visitor's own herald.
-pub(super) async fn same_origin(request: Request, next: Next) -> Response {
-    let changes = !matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
-    if changes && !origin_is_ours(&request) {
-        let detail = "requests that change something must come from herald's own origin";
-        return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
+/// Keeps web pages of others out, since with `auth.mode = "none"` whoever can ask may do all.
+///
+/// A page's name can be made to resolve to this machine (DNS rebinding), so the `Host` that is
+/// asked must be a loopback one or in `http.hosts`: 421. And a browser says which page asks (RFC
+/// 6454 §7): one of another origin may not change anything: 403.
+pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match refusal(request.method(), request.headers(), &api.hosts) {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
     }
-    next.run(request).await
 }
 
-/// Whether there is no `Origin`, or its authority is the one that was asked.
-fn origin_is_ours(request: &Request) -> bool {
-    let text = |name| {
-        request
-            .headers()
-            .get(name)
-            .map(|v| v.to_str().unwrap_or(""))
-    };
-    match (text(header::ORIGIN), text(header::HOST)) {
-        (None, _) => true,
-        (Some(origin), Some(host)) => origin
-            .split_once("://")
-            .is_some_and(|(_, authority)| authority == host),
-        (Some(_), None) => false,
+fn refusal(method: &Method, headers: &HeaderMap, hosts: &[String]) -> Option<Problem> {
+    let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or(""));
+    let host = text(header::HOST);
+    if host.is_some_and(|host| !is_ours(host, hosts)) {
+        let detail = "herald is not known by this host name: add it to http.hosts";
+        return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let origin = text(header::ORIGIN).map(|o| o.split_once("://").map_or("", |(_, rest)| rest));
+    let from_us = |origin: &str| Some(origin) == host || names(origin, hosts);
+    if !reads && origin.is_some_and(|origin| !from_us(origin)) {
+        let detail = "requests that change something must come from herald's own origin";
+        return Some(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
+    None
+}
+
+fn is_ours(authority: &str, hosts: &[String]) -> bool {
+    let host = without_port(authority);
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.is_ok_and(|address| address.is_loopback())
+        || host.eq_ignore_ascii_case("localhost")
+        || names(authority, hosts)
+}
+
+fn names(authority: &str, hosts: &[String]) -> bool {
+    let host = without_port(authority);
+    hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
+}
+
+/// `[::1]:3001` is `[::1]`.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
     }
 }
 
@@ -72,4 +92,33 @@ pub(super) async fn measure(State(api): State<Arc<Api>>, request: Request, next:
         .http_request_seconds
         .observe(began.elapsed().as_secs_f64());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_hosts_and_those_configured_are_ours() {
+        let hosts = ["events.example.com".to_owned()];
+        for ours in [
+            "127.0.0.1:3001",
+            "localhost",
+            "LOCALHOST:3001",
+            "[::1]:3001",
+            "events.example.com",
+            "Events.Example.com:443",
+        ] {
+            assert!(is_ours(ours, &hosts), "{ours}");
+        }
+        for other in [
+            "evil.example:3001",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "192.168.0.7:3001",
+            "",
+        ] {
+            assert!(!is_ours(other, &hosts), "{other}");
+        }
+    }
 }

@@ -36,6 +36,8 @@ pub struct Api {
     pub sinks: Vec<Arc<SinkHandle>>,
     /// Whether this process runs the relay.
     pub relays: bool,
+    /// Names beside loopback ones by which it may be asked.
+    pub hosts: Vec<String>,
     /// Largest request body, in bytes.
     pub max_body: usize,
     /// Largest payload of one event, in bytes.
@@ -69,7 +71,7 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(max_body))
-        .layer(middleware::from_fn(layers::same_origin))
+        .layer(middleware::from_fn_with_state(api.clone(), layers::guard))
         .layer(middleware::from_fn(layers::grant))
         .layer(middleware::from_fn_with_state(api, layers::measure))
 }

@@ -81,11 +81,12 @@ impl Relay {
             let wait = match lead {
                 Ok(Some(sequencer)) => {
                     tracing::info!("the relay leads");
-                    failures = 0;
-                    self.lead(sequencer).await;
+                    let sequenced = self.lead(sequencer).await;
                     self.metrics.relay_leader.set(0);
                     self.leading.send_replace(false);
-                    Duration::ZERO
+                    // One that leads but cannot write (a full disk, a standby) must not spin.
+                    failures = if sequenced { 1 } else { failures + 1 };
+                    Backoff::INTERNAL.after(failures)
                 }
                 Ok(None) => STANDBY,
                 Err(error @ StoreError::InUse(_)) => return Err(error),
@@ -100,22 +101,26 @@ impl Relay {
         Ok(())
     }
 
-    /// Sequences and publishes until the lead is lost or the relay is stopped.
-    async fn lead(&self, mut sequencer: Box<dyn Sequencer>) {
+    /// Sequences and publishes until the lead is lost or the relay is stopped. Whether it could
+    /// sequence at all.
+    async fn lead(&self, mut sequencer: Box<dyn Sequencer>) -> bool {
         self.metrics.relay_leader.set(1);
         self.leading.send_replace(true);
         let (batches, inbox) = mpsc::channel(AHEAD);
         let publisher = Publisher::new(self, inbox);
-        tokio::join!(self.sequence(&mut *sequencer, batches), publisher.run());
+        let (sequenced, ()) =
+            tokio::join!(self.sequence(&mut *sequencer, batches), publisher.run());
+        sequenced
     }
 
     /// Moves what waits in the outbox to the feed, again and again. Ends, and with it the
-    /// publisher, by dropping `batches`.
+    /// publisher, by dropping `batches`. Whether it succeeded once.
     async fn sequence(
         &self,
         sequencer: &mut dyn Sequencer,
         batches: mpsc::Sender<Vec<Arc<Event>>>,
-    ) {
+    ) -> bool {
+        let mut sequenced = false;
         let mut poll = self.settings.poll_min;
         while !self.stop.is_cancelled() {
             // Looks are `poll` apart from begin to begin: a claim and its commit take their part.
@@ -124,9 +129,10 @@ impl Relay {
                 Ok(events) => events,
                 Err(error) => {
                     self.failed("the lead is lost", &error);
-                    return;
+                    return sequenced;
                 }
             };
+            sequenced = true;
             let full = events.len() == self.settings.batch;
             if let Some(last) = events.last() {
                 self.metrics.feed_seq.set(last.seq);
@@ -144,6 +150,7 @@ impl Relay {
                 }
             }
         }
+        sequenced
     }
 
     /// Waits, or ends at once when the relay is stopped. (tokio's timer makes at least a

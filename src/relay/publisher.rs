@@ -71,7 +71,15 @@ impl<'a> Publisher<'a> {
         loop {
             let result = tokio::select! {
                 batch = self.inbox.recv() => match batch {
-                    Some(batch) => self.publish(&batch).await,
+                    Some(batch) => {
+                        // Readers that can go on from the feed need not wait for the broker.
+                        self.wake(&batch);
+                        // It failed a moment ago: `keep_up` tries again after the backoff.
+                        if self.failures > 0 {
+                            continue;
+                        }
+                        self.publish(&batch).await
+                    }
                     None => return,
                 },
                 _ = verify.tick() => self.keep_up().await,
@@ -88,16 +96,18 @@ impl<'a> Publisher<'a> {
         }
     }
 
+    fn wake(&self, batch: &[Arc<Event>]) {
+        if let Some(last) = batch.last() {
+            self.relay.broker.wake(last.seq);
+        }
+    }
+
     /// Appends a batch that the sequencer has just committed.
     async fn publish(&mut self, batch: &[Arc<Event>]) -> Result<(), PublishError> {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
             return Ok(());
         };
-        // Readers that can go on from the feed need not wait for the broker.
-        self.relay.broker.wake(last.seq);
         match self.stream {
-            // The broker failed a moment ago: `keep_up` tries again when the backoff is over.
-            Stream::Lost if self.failures > 0 => Ok(()),
             Stream::At(head) if first.seq <= head + 1 => {
                 let new = batch.partition_point(|event| event.seq <= head);
                 self.append(&batch[new..]).await

@@ -1,13 +1,30 @@
 //! Attempts: calls of the sink, bounded in number and time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use herald_contract::{Delivery, Outcome};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Done, Runner, Work};
+
+/// Leaves what has not begun to the next process: an entry stays unacknowledged, and what was
+/// taken from the ledger is due again.
+async fn give_back(works: impl Iterator<Item = Work>, done: &mpsc::Sender<Done>) {
+    for work in works.filter(|work| work.entry.is_none()) {
+        let put_back = Done::Attempted {
+            work,
+            outcome: Outcome::Defer {
+                until: Utc::now(),
+                cause: "herald stopped before the attempt".to_owned(),
+            },
+            took: Duration::ZERO,
+        };
+        let _ = done.send(put_back).await;
+    }
+}
 
 impl Runner {
     /// Begins an attempt at each work as soon as there is room, in their order.
@@ -21,8 +38,9 @@ impl Runner {
             }
             let permit = tokio::select! {
                 permit = self.permits.clone().acquire_owned() => permit,
-                // What has not begun is left to the next process.
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => {
+                    return give_back(batch.into_iter().chain(works), done).await;
+                }
             };
             let Ok(permit) = permit else { return };
             let (runner, done) = (self.clone(), done.clone());

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use herald_contract::{Delivery, Event, Outcome, Sink, TypeFilter};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +46,9 @@ const READ: usize = 256;
 
 /// Finished attempts that are recorded in one statement at most.
 const RECORD: usize = 512;
+
+/// How long the last outcomes may take to be recorded when the time to drain is over.
+const RECORDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a sink is driven.
 #[derive(Debug, Clone)]
@@ -154,20 +157,25 @@ impl Runner {
         let recorded = tokio::spawn(runner.clone().record(finished));
         let settle = tokio::spawn(runner.clone().settle());
         tokio::join!(runner.dispatch(inbox, done.clone()), runner.due(done));
+        let deadline = Instant::now() + drain;
         runner.attempts.close();
         let name = &runner.settings.name;
-        if timeout(drain, runner.attempts.wait()).await.is_err() {
-            tracing::warn!(sink = %name, "attempts under way were cut off; they are made again");
+        if timeout_at(deadline, runner.attempts.wait()).await.is_err() {
+            tracing::warn!(sink = %name, "attempts are still under way; they are made again");
         }
         // The reader may be within a blocking read; nothing waits for what it gets.
         read.abort();
         // The attempts hold the queue's other ends; what they sent is recorded.
-        if timeout(drain, recorded).await.is_err() {
+        if timeout_at(deadline + RECORDED_WITHIN, recorded)
+            .await
+            .is_err()
+        {
             tracing::warn!(sink = %name, "outcomes could not be recorded; they are made again");
         }
         settle.abort();
         runner.settle_once().await;
-        runner.sink.drain(drain).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        runner.sink.drain(left.max(RECORDED_WITHIN)).await;
     }
 
     /// Reads the stream and hands it on.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use herald_contract::Event;
 use sqlx::postgres::PgRow;
-use sqlx::{Executor as _, PgConnection, Row as _};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 use super::Postgres;
 use crate::store::rows::Columns as _;
-use crate::store::{Sequencer, StoreError};
+use crate::store::{Sequencer, StoreError, within};
 
 /// The lock that the leader's session holds: "herald" in ASCII, in each database for itself.
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(x'686572616c64'::bigint)";
@@ -98,6 +98,7 @@ const MAX_GAPS: usize = 500;
 /// time at most.
 struct Claim {
     connection: PgConnection,
+    timeout: Duration,
     hint: i64,
     /// With the first transaction that began after the gap was noticed, from the next look on.
     gaps: BTreeMap<i64, Option<i64>>,
@@ -107,6 +108,13 @@ struct Claim {
 #[async_trait]
 impl Sequencer for Claim {
     async fn sequence(&mut self, limit: usize) -> Result<Vec<Arc<Event>>, StoreError> {
+        // A connection whose other end has vanished says nothing for many minutes.
+        within(self.timeout, self.sequence_some(limit)).await
+    }
+}
+
+impl Claim {
+    async fn sequence_some(&mut self, limit: usize) -> Result<Vec<Arc<Event>>, StoreError> {
         let above = if self.late_ones_wait().await? {
             i64::MIN
         } else {
@@ -126,9 +134,7 @@ impl Sequencer for Claim {
         }
         Ok(events)
     }
-}
 
-impl Claim {
     async fn claim(
         &mut self,
         statement: &'static str,
@@ -187,16 +193,17 @@ impl Postgres {
             .fetch_one(&mut connection)
             .await?
             .try_get(0)?;
-        if leads {
-            connection.execute(PLAN_ONCE).await?;
+        if !leads {
+            connection.close().await?;
+            return Ok(None);
         }
-        Ok(leads.then(|| {
-            Box::new(Claim {
-                connection,
-                hint: i64::MIN,
-                gaps: BTreeMap::new(),
-                next_look: Instant::now(),
-            }) as Box<dyn Sequencer>
-        }))
+        connection.execute(PLAN_ONCE).await?;
+        Ok(Some(Box::new(Claim {
+            connection,
+            timeout: self.timeout * 2,
+            hint: i64::MIN,
+            gaps: BTreeMap::new(),
+            next_look: Instant::now(),
+        })))
     }
 }

@@ -14,7 +14,8 @@ RETURNING sink, seq, paused";
 const ALL: &str = "SELECT sink, seq, paused FROM herald.checkpoints ORDER BY sink";
 
 const ADVANCE: &str = "
-UPDATE herald.checkpoints SET seq = $2, updated_at = now() WHERE sink = $1 AND seq < $2";
+UPDATE herald.checkpoints c SET seq = least($2, f.seq), updated_at = now()
+FROM herald.feed_state f WHERE c.sink = $1 AND c.seq < least($2, f.seq)";
 
 const PAUSE: &str = "
 UPDATE herald.checkpoints SET paused = $2, updated_at = now() WHERE sink = $1";

@@ -14,8 +14,8 @@ RETURNING sink, seq, paused";
 
 const ALL: &str = "SELECT sink, seq, paused FROM checkpoints ORDER BY sink";
 
-const ADVANCE: &str =
-    "UPDATE checkpoints SET seq = ?2, updated_at = ?3 WHERE sink = ?1 AND seq < ?2";
+const ADVANCE: &str = "UPDATE checkpoints SET seq = min(?2, f.seq), updated_at = ?3
+     FROM feed_state f WHERE sink = ?1 AND checkpoints.seq < min(?2, f.seq)";
 
 const PAUSE: &str = "UPDATE checkpoints SET paused = ?2, updated_at = ?3 WHERE sink = ?1";
 
