@@ -174,7 +174,8 @@ pub trait Store: Feed {
 
     async fn checkpoints(&self) -> Result<Vec<(String, Checkpoint)>, StoreError>;
 
-    /// Moves a sink's checkpoint forward, never back.
+    /// Moves a sink's checkpoint forward, never back, and never past the feed's end: a broker may
+    /// have seen more than a database that was restored from a backup.
     async fn settle(&self, sink: &str, seq: i64) -> Result<(), StoreError>;
 
     /// Whether the sink is known.

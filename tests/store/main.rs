@@ -71,7 +71,7 @@ on_every_database! {
     }
     sinks {
         a_new_sink_begins_at_the_feeds_end_and_stays_where_it_is
-        checkpoints_never_go_back
+        checkpoints_never_go_back_and_never_pass_the_feed
         a_known_sink_is_paused_and_resumed
     }
     ledger {
