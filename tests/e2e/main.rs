@@ -14,5 +14,6 @@ mod losses;
 mod processes;
 mod proxy;
 mod push;
+mod restored;
 mod resume;
 mod transactions;
