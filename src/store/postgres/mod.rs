@@ -7,6 +7,7 @@
 mod emit;
 mod feed;
 mod ledger;
+mod retention;
 mod sequencer;
 mod sinks;
 mod subscriptions;
@@ -22,10 +23,11 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Pg};
 use ulid::Ulid;
 
-use super::migration::migrator;
+use super::migration::{Step, migrator};
 use super::{
-    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, within,
+    Backlog, Checkpoint, DeadFilter, Due, Emitted, Expired, Expiry, Feed, FeedHead, LedgerRow,
+    LedgerWrite, NewEvent, Overdue, PageQuery, Portion, Resolved, Sequencer, SinkCounts, Store,
+    StoreError, Vitals, within,
 };
 
 pub use emit::emit;
@@ -106,11 +108,19 @@ impl Postgres {
     }
 }
 
-fn migrations() -> Migrator {
-    let mut migrations = migrator(
+const MIGRATIONS: &[Step] = &[
+    (
+        "herald",
         include_str!("../../../migrations/postgres/0001_herald.sql"),
-        "herald.migrations",
-    );
+    ),
+    (
+        "retention",
+        include_str!("../../../migrations/postgres/0002_retention.sql"),
+    ),
+];
+
+fn migrations() -> Migrator {
+    let mut migrations = migrator(MIGRATIONS, "herald.migrations");
     migrations.create_schema("herald");
     migrations
 }
@@ -196,6 +206,14 @@ impl Store for Postgres {
         self.within(self.set_paused(sink, paused)).await
     }
 
+    async fn give_up(&self, sink: &str, limit: usize) -> Result<u64, StoreError> {
+        self.within(self.delete_unfinished(sink, limit)).await
+    }
+
+    async fn forget_sink(&self, sink: &str) -> Result<bool, StoreError> {
+        self.within(self.delete_checkpoint(sink)).await
+    }
+
     async fn ledger_known(
         &self,
         sink: &str,
@@ -264,5 +282,17 @@ impl Store for Postgres {
 
     async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError> {
         self.within(self.read_subscriptions(ids)).await
+    }
+
+    async fn expire(&self, expiry: &Expiry, portion: Portion) -> Result<Expired, StoreError> {
+        self.within(self.delete_old(expiry, portion)).await
+    }
+
+    async fn overdue(&self, expiry: &Expiry) -> Result<Option<Overdue>, StoreError> {
+        self.within(self.read_overdue(expiry)).await
+    }
+
+    async fn vitals(&self) -> Result<Vitals, StoreError> {
+        self.within(self.read_vitals()).await
     }
 }

@@ -8,6 +8,7 @@
 mod emit;
 mod feed;
 mod ledger;
+mod retention;
 mod sequencer;
 mod sinks;
 mod subscriptions;
@@ -29,13 +30,25 @@ use tokio::sync::Mutex;
 use ulid::Ulid;
 
 use self::feed::read_feed;
-use super::migration::migrator;
+use super::migration::{Step, migrator};
 use super::{
-    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, within,
+    Backlog, Checkpoint, DeadFilter, Due, Emitted, Expired, Expiry, Feed, FeedHead, LedgerRow,
+    LedgerWrite, NewEvent, Overdue, PageQuery, Portion, Resolved, Sequencer, SinkCounts, Store,
+    StoreError, Vitals, within,
 };
 
 const READERS: u32 = 4;
+
+const MIGRATIONS: &[Step] = &[
+    (
+        "herald",
+        include_str!("../../../migrations/sqlite/0001_herald.sql"),
+    ),
+    (
+        "retention",
+        include_str!("../../../migrations/sqlite/0002_retention.sql"),
+    ),
+];
 
 /// A database file. Clones share its connections.
 #[derive(Clone)]
@@ -154,13 +167,8 @@ impl Feed for Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn migrate(&self) -> Result<(), StoreError> {
-        migrator(
-            include_str!("../../../migrations/sqlite/0001_herald.sql"),
-            "herald_migrations",
-        )
-        .run(&self.writer)
-        .await?;
-        Ok(())
+        let migrations = migrator(MIGRATIONS, "herald_migrations");
+        Ok(migrations.run(&self.writer).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -218,6 +226,14 @@ impl Store for Sqlite {
 
     async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError> {
         self.within(self.set_paused(sink, paused)).await
+    }
+
+    async fn give_up(&self, sink: &str, limit: usize) -> Result<u64, StoreError> {
+        self.within(self.delete_unfinished(sink, limit)).await
+    }
+
+    async fn forget_sink(&self, sink: &str) -> Result<bool, StoreError> {
+        self.within(self.delete_checkpoint(sink)).await
     }
 
     async fn ledger_known(
@@ -288,5 +304,17 @@ impl Store for Sqlite {
 
     async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError> {
         self.within(self.read_subscriptions(ids)).await
+    }
+
+    async fn expire(&self, expiry: &Expiry, portion: Portion) -> Result<Expired, StoreError> {
+        self.within(self.delete_old(expiry, portion)).await
+    }
+
+    async fn overdue(&self, expiry: &Expiry) -> Result<Option<Overdue>, StoreError> {
+        self.within(self.read_overdue(expiry)).await
+    }
+
+    async fn vitals(&self) -> Result<Vitals, StoreError> {
+        self.within(self.read_vitals()).await
     }
 }

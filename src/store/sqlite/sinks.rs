@@ -19,6 +19,8 @@ const ADVANCE: &str = "UPDATE checkpoints SET seq = min(?2, f.seq), updated_at =
 
 const PAUSE: &str = "UPDATE checkpoints SET paused = ?2, updated_at = ?3 WHERE sink = ?1";
 
+const FORGET: &str = "DELETE FROM checkpoints WHERE sink = ?1";
+
 impl Sqlite {
     pub(super) async fn insert_checkpoint(&self, sink: &str) -> Result<Checkpoint, StoreError> {
         let row = sqlx::query(REGISTER)
@@ -50,6 +52,11 @@ impl Sqlite {
             .bind(stamp(Utc::now()))
             .execute(&self.writer)
             .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    pub(super) async fn delete_checkpoint(&self, sink: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query(FORGET).bind(sink).execute(&self.writer).await?;
         Ok(done.rows_affected() > 0)
     }
 }
