@@ -15,6 +15,9 @@
 //! 3. What the ring repeats (`seq <= position`) is skipped; what the ring has lost is read from
 //!    history again, from `position` on. So nothing is lost and nothing comes twice, however slow
 //!    the client is, and it costs one page and one ring at most.
+//! 4. Where events expire before they were read, the client is told so before it gets the oldest
+//!    ones that are kept. A heartbeat moves `position` too, so that a client of a quiet tenant
+//!    does not seem to be as far behind as its last event is old.
 //!
 //! It knows nothing of how events are written to the client.
 
@@ -44,6 +47,8 @@ enum Stage {
         page: std::vec::IntoIter<Arc<Event>>,
         /// Whether no page follows this one.
         last: bool,
+        /// Whether the client is still to be told that events before this page have expired.
+        hole: bool,
     },
     Live,
     Ended,
@@ -58,6 +63,7 @@ impl Stage {
             upto: head,
             page: Vec::new().into_iter(),
             last: false,
+            hole: false,
         }
     }
 }
@@ -133,7 +139,10 @@ impl Client {
     pub fn ready(&mut self) -> Option<Signal> {
         loop {
             match &mut self.stage {
-                Stage::Replay { page, .. } => {
+                Stage::Replay { page, hole, .. } => {
+                    if std::mem::take(hole) {
+                        return Some(Signal::Expired);
+                    }
                     let event = page.next()?;
                     self.position = event.seq;
                     return Some(Signal::Event(Arc::new(Frame::new(&event))));
@@ -163,8 +172,11 @@ impl Client {
                     .matches(&frame.kind)
                     .then_some(Signal::Event(frame))
             }
-            Ringing::Signal(Signal::Heartbeat) => Some(Signal::Heartbeat),
-            Ringing::Nothing => None,
+            Ringing::Signal(Signal::Heartbeat(head)) => {
+                self.position = self.position.max(head);
+                Some(Signal::Heartbeat(head))
+            }
+            Ringing::Signal(Signal::Expired) | Ringing::Nothing => None,
             Ringing::Broken => {
                 self.join_again();
                 None
@@ -204,10 +216,11 @@ impl Client {
             page = self.reader.page(stretch) => Some(page),
         };
         self.stage = match page {
-            Some(Ok((events, last))) => Stage::Replay {
+            Some(Ok(page)) => Stage::Replay {
                 upto,
-                page: events.into_iter(),
-                last,
+                page: page.events.into_iter(),
+                last: page.last,
+                hole: page.hole,
             },
             Some(Err(cause)) => {
                 tracing::warn!(%cause, "a replay ends early; the client comes back with its cursor");
