@@ -18,6 +18,7 @@ mod file;
 mod load;
 mod locate;
 mod redact;
+mod retention;
 mod sink;
 mod tree;
 mod words;
@@ -38,6 +39,7 @@ pub use env::process_env;
 pub use fault::{At, Faults, Located, Path, Step};
 pub use load::{DEFAULT_FILE, Loaded};
 pub use redact::redacted;
+pub use retention::Retention;
 pub use sink::{Kind, Section, SinkTable, check};
 
 /// Everything that can be set.
@@ -49,6 +51,7 @@ pub struct Config {
     pub store: Store,
     pub broker: Broker,
     pub relay: Relay,
+    pub retention: Retention,
     pub http: Http,
     pub auth: Auth,
     /// What a sink does unless its own `retry` says otherwise.
@@ -66,6 +69,7 @@ impl Default for Config {
             store: Store::default(),
             broker: Broker::default(),
             relay: Relay::default(),
+            retention: Retention::default(),
             http: Http::default(),
             auth: Auth::default(),
             retry: Retry::default(),

@@ -9,7 +9,9 @@
 //!
 //! From `Lost` a stream behind the feed is filled from the feed, an absent one from the lowest
 //! checkpoint. A stream *ahead* of the feed belongs to another history (the database was restored
-//! from a backup): a new epoch begins, and with it a new stream.
+//! from a backup): a new epoch begins, and with it a new stream. So it does when the stream ends
+//! before the feed's beginning (Redis was away for longer than events are kept): what would have
+//! to follow its end has expired, and a stream has no holes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Relay;
 use crate::backoff::Backoff;
 use crate::broker::BrokerError;
-use crate::store::StoreError;
+use crate::store::{FeedHead, StoreError};
 
 /// How often the broker is asked what it holds although nothing failed.
 const VERIFY: Duration = Duration::from_secs(1);
@@ -134,6 +136,15 @@ impl<'a> Publisher<'a> {
                 self.relay.broker.enter_epoch(&feed.epoch);
                 self.refill_start(feed.seq).await?
             }
+            Some(head) if head < feed.expired => {
+                let feed = self.relay.store.new_epoch(&feed.epoch).await?;
+                tracing::warn!(
+                    stream = head, expired = feed.expired, epoch = %feed.epoch,
+                    "what follows the stream's end has expired; a new epoch begins"
+                );
+                self.relay.broker.enter_epoch(&feed.epoch);
+                self.refill_start(feed.seq).await?
+            }
             Some(head) => head,
             None => self.refill_start(feed.seq).await?,
         };
@@ -148,7 +159,7 @@ impl<'a> Publisher<'a> {
         self.stream = Stream::At(head);
         self.relay.metrics.stream_seq.set(head);
         self.catch_up(feed.seq).await?;
-        self.trim(feed.seq).await
+        self.trim(&feed).await
     }
 
     /// Where an absent stream begins: behind the lowest checkpoint, but no further back than the
@@ -205,12 +216,14 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    async fn trim(&mut self, feed: i64) -> Result<(), PublishError> {
+    /// What has expired goes from the stream too: every sink has settled it.
+    async fn trim(&mut self, feed: &FeedHead) -> Result<(), PublishError> {
         if Instant::now() < self.next_trim {
             return Ok(());
         }
         self.next_trim = Instant::now() + self.relay.settings.trim_every;
-        let settled = self.lowest_checkpoint(feed).await?.min(feed - KEEP);
+        let settled = self.lowest_checkpoint(feed.seq).await?;
+        let settled = settled.min(feed.seq - KEEP).max(feed.expired);
         if settled > 0 {
             self.relay.broker.trim(settled).await?;
         }
