@@ -15,4 +15,5 @@ mod processes;
 mod proxy;
 mod push;
 mod resume;
+mod retention;
 mod transactions;
