@@ -20,11 +20,11 @@ use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 use crate::store::{Expiry, HeldBy, Portion, Store, StoreError};
 
-/// What one transaction deletes at most. It takes some milliseconds, which is how long SQLite's
-/// other writers wait.
+/// What one transaction deletes at most. It takes some tens of milliseconds, which is how long
+/// SQLite's other writers wait.
 const PORTION: Portion = Portion {
-    events: 500,
-    deliveries: 2_000,
+    events: 1_000,
+    deliveries: 4_000,
 };
 
 /// After a deletion, how many times what it took is waited: a tenth of the time goes to deleting.
@@ -65,7 +65,7 @@ impl Housekeeper {
         while self.leading.wait_for(|leads| *leads).await.is_ok() {
             let began = Instant::now();
             let wait = match self.delete().await {
-                Ok(true) => began.elapsed() * REST,
+                Ok(true) => (began.elapsed() * REST).min(LOOK_MAX),
                 Ok(false) => {
                     failures = 0;
                     if let Err(error) = self.tell(&mut told, look_every).await {

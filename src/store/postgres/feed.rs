@@ -12,8 +12,7 @@ use super::Postgres;
 use crate::store::rows::{Columns as _, parse_ulid};
 use crate::store::{Backlog, FeedHead, PageQuery, Resolved, StoreError};
 
-/// None of the statements below reads from 0 on: until vacuum has come, the index still has what
-/// was deleted there.
+/// It does not begin at 0: until vacuum has come, the index still has what was deleted there.
 const FEED: &str = "
 SELECT f.seq, e.id, e.event_id, e.tenant_id, e.type, e.payload::text, e.metadata::text,
        e.created_at
@@ -24,8 +23,7 @@ const PAGE: &str = "
 SELECT f.seq, e.id, e.event_id, e.tenant_id, e.type, e.payload::text, e.metadata::text,
        e.created_at
 FROM herald.feed f JOIN herald.events e ON e.id = f.aggregate_id
-WHERE f.tenant_id = $1 AND f.seq <= $3
-  AND f.seq > greatest($2, (SELECT seq FROM herald.feed_expired))
+WHERE f.tenant_id = $1 AND f.seq > $2 AND f.seq <= $3
   AND ($4 OR e.type = ANY ($5) OR EXISTS (
       SELECT FROM unnest($6::text[]) AS prefix WHERE starts_with(e.type, prefix)))
 ORDER BY f.seq LIMIT $7";
@@ -34,8 +32,7 @@ const PAGE_NEWEST_FIRST: &str = "
 SELECT f.seq, e.id, e.event_id, e.tenant_id, e.type, e.payload::text, e.metadata::text,
        e.created_at
 FROM herald.feed f JOIN herald.events e ON e.id = f.aggregate_id
-WHERE f.tenant_id = $1 AND f.seq <= $3
-  AND f.seq > greatest($2, (SELECT seq FROM herald.feed_expired))
+WHERE f.tenant_id = $1 AND f.seq > $2 AND f.seq <= $3
   AND ($4 OR e.type = ANY ($5) OR EXISTS (
       SELECT FROM unnest($6::text[]) AS prefix WHERE starts_with(e.type, prefix)))
 ORDER BY f.seq DESC LIMIT $7";
