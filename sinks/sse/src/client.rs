@@ -36,6 +36,8 @@ pub struct Client {
     tenant: Arc<str>,
     types: TypeFilter,
     position: i64,
+    /// Whether the first page is still to come and is to begin with the oldest event there is.
+    from_oldest: bool,
     ring: Ring,
     stage: Stage,
 }
@@ -105,14 +107,16 @@ impl Client {
         (ring, head): (Ring, i64),
         position: i64,
     ) -> Self {
+        let stage = Stage::replay(position, head);
         Self {
             hub,
             reader,
             tenant,
             types,
             position,
+            from_oldest: position == 0 && matches!(stage, Stage::Replay { .. }),
             ring,
-            stage: Stage::replay(position, head),
+            stage,
         }
     }
 
@@ -209,12 +213,14 @@ impl Client {
             types: &self.types,
             after: self.position,
             upto,
+            from_oldest: self.from_oldest,
         };
         let page = tokio::select! {
             biased;
             () = self.hub.closed() => None,
             page = self.reader.page(stretch) => Some(page),
         };
+        self.from_oldest = false;
         self.stage = match page {
             Some(Ok(page)) => Stage::Replay {
                 upto,

@@ -36,14 +36,16 @@ pub struct Page {
     pub hole: bool,
 }
 
-/// A stretch of a tenant's feed: `after < seq <= upto`. After 0 is from the oldest event that is
-/// kept.
+/// A stretch of a tenant's feed: `after < seq <= upto`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch<'a> {
     pub tenant: &'a str,
     pub types: &'a TypeFilter,
     pub after: i64,
     pub upto: i64,
+    /// Whether it is to begin with the oldest event that is kept: then nothing before that is
+    /// missing.
+    pub from_oldest: bool,
 }
 
 impl Reader {
@@ -92,13 +94,14 @@ impl Reader {
             types,
             after,
             upto,
+            from_oldest,
         } = stretch;
         let page = async {
             let events = self
                 .history
                 .page(tenant, types, after, upto, self.page)
                 .await?;
-            let hole = after > 0 && self.history.expired().await? > after;
+            let hole = !from_oldest && self.history.expired().await? > after;
             Ok(Page {
                 last: events.len() < self.page,
                 events,
