@@ -16,4 +16,5 @@ mod proxy;
 mod push;
 mod restored;
 mod resume;
+mod retention;
 mod transactions;
