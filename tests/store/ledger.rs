@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use herald::store::{Attempt, LedgerWrite, SinkCounts, State};
+use herald::store::{Attempt, LedgerWrite, SinkCounts, State, Store};
 use herald_contract::Event;
 
 use crate::backend::{Fixture, event};
@@ -198,6 +198,38 @@ pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {
         .expect("read")
         .expect("pending");
     assert!(wait > hour / 2 && wait <= hour, "{wait:?}");
+}
+
+pub async fn processes_that_ask_at_once_take_each_due_row_once(f: Arc<Fixture>) {
+    let e = one(&f).await;
+    let writes: Vec<_> = (0..60)
+        .map(|n| write(&e, &n.to_string(), State::Pending))
+        .collect();
+    f.store
+        .ledger_record("email", &writes)
+        .await
+        .expect("recorded");
+    let take = |store: Arc<dyn Store>| {
+        tokio::spawn(async move {
+            let mut got = Vec::new();
+            loop {
+                let due = store.ledger_due("email", Duration::from_secs(3600), 4, None);
+                let due = due.await.expect("taken");
+                if due.is_empty() {
+                    return got;
+                }
+                got.extend(due.into_iter().map(|due| due.recipient));
+            }
+        })
+    };
+    let mut got = Vec::new();
+    for taker in [f.another(), f.another(), f.another()].map(take) {
+        got.extend(taker.await.expect("takes"));
+    }
+    got.sort();
+    let mut all: Vec<_> = writes.into_iter().map(|write| write.recipient).collect();
+    all.sort();
+    assert_eq!(got, all);
 }
 
 pub async fn a_row_is_due_when_its_time_has_come(f: Arc<Fixture>) {

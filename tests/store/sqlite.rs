@@ -1,12 +1,58 @@
 //! What SQLite alone promises.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herald::store::{Sqlite, Store as _, StoreError};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection as _, SqliteConnection};
+use async_trait::async_trait;
+use herald::store::{Sqlite, Store, StoreError};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
+use tempfile::TempDir;
 
-use crate::backend::{TIMEOUT, event};
+use crate::backend::{Database, Fixture, TIMEOUT, event};
+
+exercise_store!(crate::sqlite::on_sqlite, one_process);
+
+/// A file in a folder of its own.
+struct InFile {
+    _folder: TempDir,
+    raw: SqlitePool,
+    url: String,
+}
+
+#[async_trait]
+impl Database for InFile {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(Sqlite::new(&self.url, TIMEOUT).expect("a good URL"))
+    }
+
+    async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error> {
+        let done = self.raw.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+        Ok(done.rows_affected())
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+pub async fn on_sqlite<T: Future<Output = ()>>(test: impl FnOnce(Arc<Fixture>) -> T) {
+    test(in_file(tempfile::tempdir().expect("a temporary folder")).await).await;
+}
+
+/// A database in this folder, which goes with it.
+pub async fn in_file(folder: TempDir) -> Arc<Fixture> {
+    let path = folder.path().join("herald.db");
+    let url = format!("sqlite://{}", path.display());
+    let raw = SqlitePool::connect_lazy_with(SqliteConnectOptions::new().filename(path));
+    let database = InFile {
+        _folder: folder,
+        raw,
+        url,
+    };
+    database.store().migrate().await.expect("migrated");
+    Fixture::new(database)
+}
 
 #[tokio::test]
 async fn a_url_that_cannot_keep_events_is_refused() {
