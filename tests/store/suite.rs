@@ -53,6 +53,7 @@ macro_rules! exercise_store {
                 a_delivery_named_twice_in_a_batch_is_one_row
                 due_rows_are_taken_once_and_leased
                 processes_that_ask_at_once_take_each_due_row_once
+                a_stale_outcome_takes_nothing_back
                 a_row_is_due_when_its_time_has_come
                 the_wait_is_until_the_next_row_is_due
                 text_that_no_database_holds_does_not_stop_a_batch

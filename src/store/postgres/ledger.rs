@@ -17,8 +17,9 @@ use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreErr
 const KNOWN: &str = "
 SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND sink = $1";
 
-/// Where a batch names a delivery twice, what is final counts. In the key's order, so that two
-/// processes that write the same rows wait for each other and do not deadlock.
+/// Where a batch names a delivery twice, the first that is final counts; where none is, the later
+/// one of most attempts. In the key's order, so that two processes that write the same rows wait
+/// for each other and do not deadlock.
 const RECORD: &str = "
 INSERT INTO herald.deliveries AS d
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
@@ -34,13 +35,15 @@ FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::fl
      WITH ORDINALITY
      AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history,
            destination, waits_for, order_key, order_seq, place)
-ORDER BY event_id, recipient, state = 'pending', place
+ORDER BY event_id, recipient, state = 'pending',
+         CASE state WHEN 'pending' THEN -attempts END,
+         CASE state WHEN 'pending' THEN -place ELSE place END
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
-    state = excluded.state, attempts = excluded.attempts,
+    state = excluded.state, attempts = greatest(d.attempts, excluded.attempts),
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
     response = excluded.response, history = excluded.history, updated_at = now(),
     destination = excluded.destination, waits_for = excluded.waits_for, untold = excluded.untold
-WHERE d.state = 'pending'";
+WHERE d.state = 'pending' AND (excluded.state <> 'pending' OR excluded.attempts >= d.attempts)";
 
 const DUE: &str = concat!(
     "
