@@ -20,6 +20,12 @@ pub trait Database: Send + Sync {
     /// Runs SQL as another client would; tables need no schema's name. Answers the number of rows.
     async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error>;
 
+    /// Makes every pending delivery due so many hours and a second earlier, as if time passed.
+    async fn pass(&self, hours: i64);
+
+    /// How many cases of a property it can take in the time of a test.
+    fn cases(&self) -> u32;
+
     fn url(&self) -> &str;
 }
 
@@ -48,6 +54,14 @@ impl Fixture {
 
     pub async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error> {
         self.database.execute(sql).await
+    }
+
+    pub async fn pass(&self, hours: i64) {
+        self.database.pass(hours).await;
+    }
+
+    pub fn cases(&self) -> u32 {
+        self.database.cases()
     }
 
     pub async fn emit(&self, events: &[NewEvent]) -> Vec<i64> {

@@ -8,14 +8,19 @@
 mod suite;
 
 mod backend;
+mod cursors;
 mod dead;
 mod emitting;
 mod ledger;
+mod ledger_model;
+mod life;
+mod model;
 mod postgres;
 mod reading;
 mod row_security;
 mod sequencing;
 mod sinks;
 mod sqlite;
+mod steps;
 mod subscriptions;
 mod waiting;

@@ -41,6 +41,9 @@ macro_rules! exercise_store {
                 the_latest_event_is_the_tenants_last_one_up_to_a_place
                 an_event_is_found_by_its_id_sequenced_or_not
             }
+            cursors {
+                a_cursor_stands_at_the_furthest_of_the_tenants_places_that_it_names
+            }
             sinks {
                 a_new_sink_begins_at_the_feeds_end_and_stays_where_it_is
                 checkpoints_never_go_back_and_never_pass_the_feed
@@ -58,6 +61,9 @@ macro_rules! exercise_store {
                 the_wait_is_until_the_next_row_is_due
                 text_that_no_database_holds_does_not_stop_a_batch
                 counts_are_a_sinks_own
+            }
+            ledger_model {
+                a_ledger_is_as_its_model_after_every_step
             }
             dead {
                 dead_letters_are_listed_newest_first_up_to_a_limit
