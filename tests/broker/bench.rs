@@ -10,7 +10,7 @@ use herald::store::{Feed, NewEvent, Sqlite, Store};
 use herald_contract::Event;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Longer than anything takes that comes at all.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -145,6 +145,12 @@ fn event() -> NewEvent {
         metadata: None,
         idempotency_key: None,
     }
+}
+
+/// Ends a test that waits for what never comes.
+pub async fn bounded(test: impl Future<Output = ()>) {
+    let ended = timeout(PATIENCE * 5, test).await;
+    ended.expect("it waits for what never comes");
 }
 
 pub fn all(range: RangeInclusive<i64>) -> Vec<i64> {

@@ -103,7 +103,7 @@ macro_rules! exercise_broker {
         $($(
             #[tokio::test]
             async fn $sentence() {
-                $on(crate::$module::$sentence).await;
+                crate::bench::bounded($on(crate::$module::$sentence)).await;
             }
         )*)*
     };
