@@ -1,6 +1,7 @@
 //! The stream of one machine: keeps nothing, reads the feed, and is woken in process.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,26 +21,56 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Embedded {
     store: Arc<dyn Store>,
     fed: watch::Sender<i64>,
-    groups: Groups,
+    groups: Mutex<HashMap<String, Arc<Mutex<Group>>>>,
     /// The furthest event that any reader has read.
     read: Arc<Mutex<Option<Witness>>>,
 }
 
-type Groups = Arc<Mutex<HashMap<String, Group>>>;
-
-/// What a group has handed out.
+/// What a group has handed out, and to whom. Every `seq` from its beginning to `last` is
+/// acknowledged, held or left.
 #[derive(Debug, Default)]
 struct Group {
     /// The last `seq` handed out.
     last: i64,
-    /// Handed out and not acknowledged.
-    open: BTreeSet<i64>,
+    /// Handed out and not acknowledged, with the number of the reader that holds it.
+    held: BTreeMap<i64, u64>,
+    /// What readers held that were dropped; it goes out before anything new.
+    left: BTreeSet<i64>,
+    readers: u64,
 }
 
 impl Group {
     fn settled(&self) -> i64 {
-        self.open.first().map_or(self.last, |first| first - 1)
+        let held = self.held.keys().next();
+        let open = held.into_iter().chain(self.left.first()).min();
+        open.map_or(self.last, |first| first - 1)
     }
+
+    /// Hands the first of what was left to a reader: neighbours, at most `max`.
+    fn take_left(&mut self, reader: u64, max: usize) -> Option<RangeInclusive<i64>> {
+        let first = *self.left.first()?;
+        let run = (first..).zip(&self.left).take(max);
+        let last = run.take_while(|(seq, left)| seq == *left).last()?.0;
+        for seq in first..=last {
+            self.left.remove(&seq);
+            self.held.insert(seq, reader);
+        }
+        Some(first..=last)
+    }
+
+    /// Takes back what the reader holds of these.
+    fn give_back(&mut self, reader: u64, seqs: RangeInclusive<i64>) {
+        let of_reader = self.held.range(seqs).filter(|(_, by)| **by == reader);
+        let seqs: Vec<i64> = of_reader.map(|(seq, _)| *seq).collect();
+        for seq in seqs {
+            self.held.remove(&seq);
+            self.left.insert(seq);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Embedded {
@@ -47,23 +78,13 @@ impl Embedded {
         Self {
             store,
             fed: watch::Sender::new(0),
-            groups: Arc::default(),
+            groups: Mutex::default(),
             read: Arc::default(),
         }
     }
 
-    fn groups(&self) -> MutexGuard<'_, HashMap<String, Group>> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reader(&self, last: i64, group: Option<&str>) -> Box<dyn Reader> {
-        Box::new(FeedReader {
-            store: self.store.clone(),
-            fed: self.fed.subscribe(),
-            last,
-            read: self.read.clone(),
-            group: group.map(|name| (name.to_owned(), self.groups.clone())),
-        })
+    fn group(&self, name: &str) -> Option<Arc<Mutex<Group>>> {
+        lock(&self.groups).get(name).cloned()
     }
 }
 
@@ -75,7 +96,7 @@ impl Broker for Embedded {
     }
 
     async fn witness(&self) -> Result<Option<Witness>, BrokerError> {
-        Ok(*self.read.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(*lock(&self.read))
     }
 
     async fn append(&self, events: &[Arc<Event>]) -> Result<(), BrokerError> {
@@ -89,37 +110,43 @@ impl Broker for Embedded {
         self.fed.send_replace(seq);
     }
 
-    /// Begins at the checkpoint, or further on where the group has settled more in this process:
-    /// what an earlier reader left unacknowledged is handed out again.
     async fn subscribe(
         &self,
         group: &str,
         checkpoint: i64,
     ) -> Result<Box<dyn Reader>, BrokerError> {
-        let mut groups = self.groups();
-        let state = groups.entry(group.to_owned()).or_default();
-        state.last = state.settled().max(checkpoint);
-        state.open.clear();
-        let last = state.last;
-        drop(groups);
-        Ok(self.reader(last, Some(group)))
+        let group = Arc::clone(lock(&self.groups).entry(group.to_owned()).or_default());
+        let mut state = lock(&group);
+        state.last = state.last.max(checkpoint);
+        state.left = state.left.split_off(&(checkpoint + 1));
+        state.readers += 1;
+        let number = state.readers;
+        drop(state);
+        Ok(Box::new(GroupReader {
+            feed: FeedReader::new(self),
+            group,
+            number,
+        }))
     }
 
     async fn follow(&self, seq: i64) -> Result<Box<dyn Reader>, BrokerError> {
-        Ok(self.reader(seq, None))
+        let feed = FeedReader::new(self);
+        Ok(Box::new(Follower { feed, last: seq }))
     }
 
     async fn ack(&self, group: &str, seqs: &[i64]) -> Result<(), BrokerError> {
-        if let Some(state) = self.groups().get_mut(group) {
+        if let Some(group) = self.group(group) {
+            let mut group = lock(&group);
             for seq in seqs {
-                state.open.remove(seq);
+                group.held.remove(seq);
+                group.left.remove(seq);
             }
         }
         Ok(())
     }
 
     async fn settled(&self, group: &str) -> Result<Option<i64>, BrokerError> {
-        Ok(self.groups().get(group).map(Group::settled))
+        Ok(self.group(group).map(|group| lock(&group).settled()))
     }
 
     async fn trim(&self, _settled: i64) -> Result<(), BrokerError> {
@@ -136,42 +163,140 @@ impl Broker for Embedded {
     }
 }
 
+/// Reads the feed, and waits for it to grow.
 struct FeedReader {
     store: Arc<dyn Store>,
     fed: watch::Receiver<i64>,
+    furthest: Arc<Mutex<Option<Witness>>>,
+}
+
+impl FeedReader {
+    fn new(broker: &Embedded) -> Self {
+        Self {
+            store: Arc::clone(&broker.store),
+            fed: broker.fed.subscribe(),
+            furthest: Arc::clone(&broker.read),
+        }
+    }
+
+    async fn read(&self, after: i64, max: usize) -> Result<Vec<Arc<Event>>, BrokerError> {
+        let events = self.store.feed(after, max).await?;
+        if let Some(last) = events.last() {
+            let mut furthest = lock(&self.furthest);
+            if furthest.is_none_or(|witness| witness.seq < last.seq) {
+                *furthest = Some(Witness {
+                    seq: last.seq,
+                    event_id: last.event_id,
+                });
+            }
+        }
+        Ok(events)
+    }
+
+    /// The `seq` of the last wake. Ask before the feed is read, so that a wake during the read is
+    /// not missed.
+    fn known(&mut self) -> i64 {
+        *self.fed.borrow_and_update()
+    }
+
+    async fn wait(&mut self) {
+        // An error means that the broker is gone, and so is this reader soon.
+        let _ = tokio::time::timeout(LOOK, self.fed.changed()).await;
+    }
+}
+
+struct Follower {
+    feed: FeedReader,
+    /// The last `seq` handed out.
     last: i64,
-    read: Arc<Mutex<Option<Witness>>>,
-    group: Option<(String, Groups)>,
 }
 
 #[async_trait]
-impl Reader for FeedReader {
+impl Reader for Follower {
     async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, BrokerError> {
-        // Marked before the feed is read, so that a wake during the read is not missed.
-        let known = *self.fed.borrow_and_update();
-        let mut events = self.store.feed(self.last, max).await?;
+        let known = self.feed.known();
+        let mut events = self.feed.read(self.last, max).await?;
         if events.is_empty() && known <= self.last {
-            // An error means that the broker is gone, and so is this reader soon.
-            let _ = tokio::time::timeout(LOOK, self.fed.changed()).await;
-            events = self.store.feed(self.last, max).await?;
+            self.feed.wait().await;
+            events = self.feed.read(self.last, max).await?;
         }
-        let Some(last) = events.last() else {
-            return Ok(events);
-        };
-        if let Some((name, groups)) = &self.group {
-            let mut groups = groups.lock().unwrap_or_else(PoisonError::into_inner);
-            let state = groups.entry(name.clone()).or_default();
-            state.open.extend(events.iter().map(|e| e.seq));
-            state.last = last.seq;
-        }
-        self.last = last.seq;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.is_none_or(|witness| witness.seq < last.seq) {
-            *read = Some(Witness {
-                seq: last.seq,
-                event_id: last.event_id,
-            });
+        if let Some(last) = events.last() {
+            self.last = last.seq;
         }
         Ok(events)
+    }
+}
+
+struct GroupReader {
+    feed: FeedReader,
+    group: Arc<Mutex<Group>>,
+    number: u64,
+}
+
+impl Drop for GroupReader {
+    fn drop(&mut self) {
+        lock(&self.group).give_back(self.number, 0..=i64::MAX);
+    }
+}
+
+impl GroupReader {
+    async fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, BrokerError> {
+        let taken = lock(&self.group).take_left(self.number, max);
+        match taken {
+            Some(left) => self.take_again(left).await,
+            None => self.take_new(max).await,
+        }
+    }
+
+    async fn take_again(
+        &mut self,
+        left: RangeInclusive<i64>,
+    ) -> Result<Vec<Arc<Event>>, BrokerError> {
+        let count = usize::try_from(left.end() - left.start() + 1).unwrap_or(usize::MAX);
+        match self.feed.read(left.start() - 1, count).await {
+            Ok(mut events) => {
+                events.retain(|event| left.contains(&event.seq));
+                let mut group = lock(&self.group);
+                for seq in left {
+                    // What the feed no longer has is given up.
+                    if events.binary_search_by_key(&seq, |e| e.seq).is_err() {
+                        group.held.remove(&seq);
+                    }
+                }
+                Ok(events)
+            }
+            Err(error) => {
+                lock(&self.group).give_back(self.number, left);
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_new(&mut self, max: usize) -> Result<Vec<Arc<Event>>, BrokerError> {
+        let last = lock(&self.group).last;
+        let mut events = self.feed.read(last, max).await?;
+        let mut group = lock(&self.group);
+        // Others may have been given the first of these meanwhile.
+        events.retain(|event| event.seq > group.last);
+        for event in &events {
+            group.held.insert(event.seq, self.number);
+            group.last = event.seq;
+        }
+        Ok(events)
+    }
+}
+
+#[async_trait]
+impl Reader for GroupReader {
+    async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, BrokerError> {
+        let known = self.feed.known();
+        let events = self.take(max).await?;
+        if !events.is_empty() {
+            return Ok(events);
+        }
+        if known <= lock(&self.group).last {
+            self.feed.wait().await;
+        }
+        self.take(max).await
     }
 }

@@ -55,11 +55,7 @@ impl Runner {
                 return Ok(());
             }
             self.tell(&letters).await?;
-            let keys: Vec<_> = letters
-                .iter()
-                .map(|letter| (letter.event_id, letter.recipient.as_str()))
-                .collect();
-            self.store.dead_told(sink, &keys).await?;
+            self.store.dead_told(&letters).await?;
         }
     }
 

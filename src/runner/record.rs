@@ -1,6 +1,5 @@
 //! From outcomes to the ledger, and only then to the stream's acknowledgement.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,6 @@ use chrono::Utc;
 use herald_contract::Outcome;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use ulid::Ulid;
 
 use super::{Done, Entry, RECORD, Runner, Work};
 use crate::backoff::Backoff;
@@ -229,15 +227,9 @@ impl Runner {
         }
     }
 
-    /// Writes until it is written: nothing is acknowledged before. A recipient that stands twice
-    /// in a batch (its entry was read twice) is written once.
+    /// Writes until it is written: nothing is acknowledged before.
     async fn write(&self, records: &[Recorded]) {
-        let mut unique: HashMap<(Ulid, &str), &LedgerWrite> = HashMap::new();
-        for record in records {
-            let write = &record.write;
-            unique.insert((write.event_id, write.recipient.as_str()), write);
-        }
-        let writes: Vec<LedgerWrite> = unique.into_values().cloned().collect();
+        let writes: Vec<LedgerWrite> = records.iter().map(|r| r.write.clone()).collect();
         if writes.is_empty() {
             return;
         }

@@ -222,6 +222,9 @@ pub trait Store: Feed {
     ) -> Result<Vec<(Ulid, String)>, StoreError>;
 
     /// Records what came of attempts, all or none. A row that is already final stays as it is.
+    /// Attempts never go down: a pending outcome that knows of fewer than the row is stale (its
+    /// process hung through its lease) and is passed over. Where `writes` names a delivery twice,
+    /// the first final outcome counts, or else the later one of most attempts.
     async fn ledger_record(&self, sink: &str, writes: &[LedgerWrite]) -> Result<(), StoreError>;
 
     /// Takes up to `limit` pending rows whose time has come, oldest first, and puts their next
@@ -274,8 +277,8 @@ pub trait Store: Feed {
     /// Dead letters of the sink that nobody was told of, at most `limit`.
     async fn dead_untold(&self, sink: &str, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
 
-    /// Marks dead letters as told, by their event and recipient.
-    async fn dead_told(&self, sink: &str, letters: &[(Ulid, &str)]) -> Result<(), StoreError>;
+    /// Marks dead letters as told, unless they were replayed and have died again since.
+    async fn dead_told(&self, letters: &[LedgerRow]) -> Result<(), StoreError>;
 
     // Push subscriptions.
 

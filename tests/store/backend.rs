@@ -1,54 +1,67 @@
-//! A database for each test, and what the tests have in common.
+//! What a backend gives the suite, and what the tests have in common.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use herald::store::{NewEvent, Postgres, Sequencer, Sqlite, Store};
+use async_trait::async_trait;
+use herald::store::{NewEvent, Sequencer, Store};
 use herald_contract::Event;
 use serde_json::value::RawValue;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use ulid::Ulid;
 
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A store under test and a way around it.
-pub struct Fixture {
-    pub store: Arc<dyn Store>,
-    raw: Raw,
-    url: String,
+/// A migrated database, and ways around herald.
+#[async_trait]
+pub trait Database: Send + Sync {
+    /// A store on it as another process would have it, with connections of its own.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Runs SQL as another client would; tables need no schema's name. Answers the number of rows.
+    async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error>;
+
+    /// Makes every pending delivery due so many hours and a second earlier, as if time passed.
+    async fn pass(&self, hours: i64);
+
+    /// How many cases of a property it can take in the time of a test.
+    fn cases(&self) -> u32;
+
+    fn url(&self) -> &str;
 }
 
-enum Raw {
-    Sqlite(SqlitePool),
-    Postgres(PgPool),
+/// A store under test and its database.
+pub struct Fixture {
+    pub store: Arc<dyn Store>,
+    database: Box<dyn Database>,
 }
 
 impl Fixture {
+    pub fn new(database: impl Database + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            store: database.store(),
+            database: Box::new(database),
+        })
+    }
+
     /// Another store on the same database, with connections of its own.
     pub fn another(&self) -> Arc<dyn Store> {
-        match self.raw {
-            Raw::Sqlite(_) => Arc::new(Sqlite::new(&self.url, TIMEOUT).expect("a good URL")),
-            Raw::Postgres(_) => Arc::new(Postgres::new(&self.url, 4, TIMEOUT).expect("a good URL")),
-        }
+        self.database.store()
     }
 
     pub fn url(&self) -> &str {
-        &self.url
+        self.database.url()
     }
 
-    pub fn is_postgres(&self) -> bool {
-        matches!(self.raw, Raw::Postgres(_))
-    }
-
-    /// Runs SQL as another client of the database would; tables need no schema's name.
     pub async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error> {
-        let sql = AssertSqlSafe(sql);
-        Ok(match &self.raw {
-            Raw::Sqlite(pool) => pool.execute(sqlx::raw_sql(sql)).await?.rows_affected(),
-            Raw::Postgres(pool) => pool.execute(sqlx::raw_sql(sql)).await?.rows_affected(),
-        })
+        self.database.execute(sql).await
+    }
+
+    pub async fn pass(&self, hours: i64) {
+        self.database.pass(hours).await;
+    }
+
+    pub fn cases(&self) -> u32 {
+        self.database.cases()
     }
 
     pub async fn emit(&self, events: &[NewEvent]) -> Vec<i64> {
@@ -106,80 +119,4 @@ pub fn event(tenant: &str, kind: &str) -> NewEvent {
 
 pub fn json(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).expect("valid JSON")
-}
-
-pub async fn on_sqlite<T: Future<Output = ()>>(test: impl FnOnce(Arc<Fixture>) -> T) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("herald.db");
-    let url = format!("sqlite://{}", path.display());
-    let store = Sqlite::new(&url, TIMEOUT).expect("a good URL");
-    store.migrate().await.expect("migrated");
-    let raw = SqlitePool::connect_lazy_with(SqliteConnectOptions::new().filename(path));
-    test(Arc::new(Fixture {
-        store: Arc::new(store),
-        raw: Raw::Sqlite(raw),
-        url,
-    }))
-    .await;
-}
-
-pub async fn on_postgres<T: Future<Output = ()> + Send + 'static>(
-    test: impl FnOnce(Arc<Fixture>) -> T + Send + 'static,
-) {
-    let Some(server) = server() else { return };
-    let name = format!("herald_test_{}", ulid()).to_lowercase();
-    admin(&server, &format!("CREATE DATABASE {name}")).await;
-    let url = with_database(&server, &name);
-    let done = tokio::spawn(async move {
-        let store = Postgres::new(&url, 4, TIMEOUT).expect("a good URL");
-        store.migrate().await.expect("migrated");
-        let connect: PgConnectOptions = url.parse().expect("a good URL");
-        let raw =
-            PgPoolOptions::new().connect_lazy_with(connect.options([("search_path", "herald")]));
-        test(Arc::new(Fixture {
-            store: Arc::new(store),
-            raw: Raw::Postgres(raw),
-            url,
-        }))
-        .await;
-    })
-    .await;
-    admin(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
-    if let Err(failed) = done {
-        std::panic::resume_unwind(failed.into_panic());
-    }
-}
-
-/// The server for tests, or a notice that there is none.
-pub fn server() -> Option<String> {
-    let url = std::env::var("HERALD_TEST_POSTGRES_URL").ok();
-    if url.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(
-            !ci,
-            "HERALD_TEST_POSTGRES_URL is not set, and CI skips nothing"
-        );
-        eprintln!("skipped: HERALD_TEST_POSTGRES_URL is not set");
-    }
-    url
-}
-
-/// One statement as the superuser, outside the test's database.
-pub async fn admin(server: &str, sql: &str) {
-    let mut connection = PgConnection::connect(server).await.expect("connected");
-    connection
-        .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
-        .await
-        .unwrap_or_else(|e| panic!("{sql}: {e}"));
-}
-
-/// The server's URL with another database's name, which is all that follows the last slash.
-pub fn with_database(server: &str, name: &str) -> String {
-    let (before, after) = server
-        .rsplit_once('/')
-        .expect("a URL that names a database");
-    match after.split_once('?') {
-        Some((_, parameters)) => format!("{before}/{name}?{parameters}"),
-        None => format!("{before}/{name}"),
-    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use herald::store::{Attempt, LedgerWrite, SinkCounts, State};
+use herald::store::{Attempt, LedgerWrite, SinkCounts, State, Store};
 use herald_contract::Event;
 
 use crate::backend::{Fixture, event};
@@ -135,21 +135,29 @@ pub async fn a_final_row_stays_as_it_is(f: Arc<Fixture>) {
 }
 
 pub async fn a_delivery_named_twice_in_a_batch_is_one_row(f: Arc<Fixture>) {
+    use State::{Dead, Delivered, Pending};
     let e = one(&f).await;
-    for (to, states) in [
-        ("a", [State::Pending, State::Delivered]),
-        ("b", [State::Delivered, State::Pending]),
-        ("c", [State::Delivered, State::Delivered]),
+    for (to, outcomes, expected) in [
+        ("a", [(Pending, 1), (Delivered, 1)], (Delivered, 1)),
+        ("b", [(Delivered, 1), (Pending, 2)], (Delivered, 1)),
+        ("c", [(Delivered, 1), (Dead, 2)], (Delivered, 1)),
+        ("d", [(Pending, 2), (Pending, 1)], (Pending, 2)),
+        ("e", [(Pending, 1), (Pending, 2)], (Pending, 2)),
     ] {
-        let writes = states.map(|state| write(&e, to, state));
+        let writes = outcomes.map(|(state, attempts)| LedgerWrite {
+            attempts,
+            ..write(&e, to, state)
+        });
         f.store
             .ledger_record("email", &writes)
             .await
             .expect("recorded");
+        let rows = f.store.deliveries(e.event_id).await.expect("read");
+        let row = rows.iter().find(|r| r.recipient == to).expect("there");
+        assert_eq!((row.state, row.attempts), expected, "{to}");
     }
     let rows = f.store.deliveries(e.event_id).await.expect("read");
-    assert_eq!(rows.len(), 3);
-    assert!(rows.iter().all(|r| r.state == State::Delivered), "{rows:?}");
+    assert_eq!(rows.len(), 5);
 }
 
 pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {
@@ -198,6 +206,65 @@ pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {
         .expect("read")
         .expect("pending");
     assert!(wait > hour / 2 && wait <= hour, "{wait:?}");
+}
+
+pub async fn processes_that_ask_at_once_take_each_due_row_once(f: Arc<Fixture>) {
+    let e = one(&f).await;
+    let writes: Vec<_> = (0..60)
+        .map(|n| write(&e, &n.to_string(), State::Pending))
+        .collect();
+    f.store
+        .ledger_record("email", &writes)
+        .await
+        .expect("recorded");
+    let take = |store: Arc<dyn Store>| {
+        tokio::spawn(async move {
+            let mut got = Vec::new();
+            loop {
+                let due = store.ledger_due("email", Duration::from_secs(3600), 4, None);
+                let due = due.await.expect("taken");
+                if due.is_empty() {
+                    return got;
+                }
+                got.extend(due.into_iter().map(|due| due.recipient));
+            }
+        })
+    };
+    let mut got = Vec::new();
+    for taker in [f.another(), f.another(), f.another()].map(take) {
+        got.extend(taker.await.expect("takes"));
+    }
+    got.sort();
+    let mut all: Vec<_> = writes.into_iter().map(|write| write.recipient).collect();
+    all.sort();
+    assert_eq!(got, all);
+}
+
+pub async fn a_stale_outcome_takes_nothing_back(f: Arc<Fixture>) {
+    let e = one(&f).await;
+    let record = async |state, attempts: u32, hours: u64| {
+        let mut stale = write(&e, "r", state);
+        stale.attempts = attempts;
+        stale.retry_in = Duration::from_secs(hours * 3600);
+        f.store
+            .ledger_record("email", &[stale])
+            .await
+            .expect("recorded");
+        let row = f
+            .store
+            .deliveries(e.event_id)
+            .await
+            .expect("read")
+            .remove(0);
+        (row.state, row.attempts)
+    };
+    assert_eq!(record(State::Pending, 3, 5).await, (State::Pending, 3));
+    // A process that hung through its lease says at last what came of the second attempt.
+    assert_eq!(record(State::Pending, 2, 0).await, (State::Pending, 3));
+    let wait = f.store.ledger_wait("email").await.expect("read");
+    assert!(wait > Some(Duration::from_secs(4 * 3600)), "{wait:?}");
+    // A delivery is one all the same.
+    assert_eq!(record(State::Delivered, 2, 0).await, (State::Delivered, 3));
 }
 
 pub async fn a_row_is_due_when_its_time_has_come(f: Arc<Fixture>) {

@@ -1,13 +1,20 @@
-//! What the rest of herald may rely on, whatever the database: every sentence below is tested on
-//! SQLite and on PostgreSQL. What one database alone promises is in its own module.
+//! What the rest of herald may rely on, whatever the database: `exercise_store!` tests every sentence
+//! of the suite on SQLite and on PostgreSQL. What one database alone promises is in its own module.
 //!
 //! PostgreSQL comes by `HERALD_TEST_POSTGRES_URL`, a superuser's URL; each test makes a database
 //! of its own there. Without it these tests are skipped, unless `CI=true`, where that fails.
 
+#[macro_use]
+mod suite;
+
 mod backend;
+mod cursors;
 mod dead;
 mod emitting;
 mod ledger;
+mod ledger_model;
+mod life;
+mod model;
 mod postgres;
 mod reading;
 mod retention;
@@ -15,110 +22,6 @@ mod row_security;
 mod sequencing;
 mod sinks;
 mod sqlite;
+mod steps;
 mod subscriptions;
 mod waiting;
-
-/// Makes a test of each function, on each database.
-macro_rules! on_every_database {
-    ($($module:ident { $($sentence:ident)* })*) => {
-        mod on_sqlite {
-            $($(
-                #[tokio::test]
-                async fn $sentence() {
-                    crate::backend::on_sqlite(crate::$module::$sentence).await;
-                }
-            )*)*
-        }
-        mod on_postgres {
-            $($(
-                #[tokio::test]
-                async fn $sentence() {
-                    crate::backend::on_postgres(crate::$module::$sentence).await;
-                }
-            )*)*
-        }
-    };
-}
-
-on_every_database! {
-    emitting {
-        a_batch_is_answered_in_its_order_with_ids_that_grow
-        an_id_that_is_emitted_again_gets_the_first_answer
-        an_idempotency_key_that_is_used_again_gets_the_first_answer
-        an_idempotency_key_belongs_to_its_tenant
-        a_repetition_within_a_batch_is_one_event
-        another_tenants_id_is_a_conflict_and_nothing_of_the_batch_is_stored
-        an_event_reads_back_as_it_was_emitted
-        plain_inserts_become_events
-        names_that_would_break_something_are_refused
-    }
-    sequencing {
-        the_feed_is_dense_and_in_the_order_of_the_commits
-        each_event_moves_to_the_feed_once
-        an_outbox_row_that_is_inserted_again_is_dropped
-        one_leads_at_a_time
-        the_backlog_is_what_waits
-        an_epoch_is_replaced_once
-        what_was_committed_is_there_after_a_reopening
-    }
-    reading {
-        the_feed_is_read_after_a_place_and_up_to_a_limit
-        a_page_holds_one_tenants_events_of_the_wanted_types
-        a_page_can_begin_with_the_newest
-        cursors_resolve_to_their_place
-        cursors_that_name_nothing_of_the_tenant_are_unknown
-        a_cursor_to_an_event_that_is_not_sequenced_waits
-        the_latest_event_is_the_tenants_last_one_up_to_a_place
-        an_event_is_found_by_its_id_sequenced_or_not
-    }
-    sinks {
-        a_new_sink_begins_at_the_feeds_end_and_stays_where_it_is
-        checkpoints_never_go_back_and_never_pass_the_feed
-        a_checkpoint_does_not_move_for_a_broker_that_speaks_of_another_history
-        a_known_sink_is_paused_and_resumed
-    }
-    ledger {
-        what_is_recorded_is_known_and_shown
-        a_final_row_stays_as_it_is
-        a_delivery_named_twice_in_a_batch_is_one_row
-        due_rows_are_taken_once_and_leased
-        a_row_is_due_when_its_time_has_come
-        the_wait_is_until_the_next_row_is_due
-        text_that_no_database_holds_does_not_stop_a_batch
-        counts_are_a_sinks_own
-    }
-    dead {
-        dead_letters_are_listed_newest_first_up_to_a_limit
-        every_filter_narrows
-        special_characters_in_filters_mean_themselves
-        replay_makes_dead_letters_due_with_all_attempts_before_them
-        drop_deletes_what_matches_and_nothing_else
-        a_dead_letter_is_told_of_once_and_again_when_it_dies_again
-    }
-    waiting {
-        what_waits_for_a_destination_is_due_when_it_is_hastened
-        of_a_lane_only_the_first_is_taken_and_the_next_when_it_is_through
-        nothing_of_a_lane_is_taken_beyond_what_is_known_to_be_complete
-        a_sweep_lets_go_of_the_first_in_every_lane
-    }
-    retention {
-        an_event_goes_with_its_rows_when_its_time_is_up
-        the_numbers_go_on_although_everything_is_gone
-        what_is_not_sequenced_stays
-        an_event_stays_until_every_known_sink_has_settled_it
-        an_event_with_a_pending_delivery_stays_and_holds_those_behind_it
-        a_young_event_holds_older_ones_behind_it
-        a_dead_letter_holds_its_event_until_it_is_dropped_or_its_own_time_is_up
-        no_transaction_deletes_more_than_its_portion
-        a_place_that_has_expired_is_unknown_and_the_beginning_is_the_oldest_kept
-        an_id_or_key_that_is_emitted_again_after_its_event_has_expired_is_new
-        a_sink_that_is_given_up_holds_nothing
-        the_oldest_pending_delivery_of_each_sink_is_told
-        whatever_happens_the_feed_has_no_hole_and_nothing_unfinished_is_deleted
-    }
-    subscriptions {
-        a_subscription_reads_back_as_it_was_put
-        the_same_endpoint_is_replaced_and_keeps_its_id
-        subscriptions_are_removed_by_endpoint_and_forgotten_by_id
-    }
-}

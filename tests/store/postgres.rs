@@ -4,13 +4,107 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use chrono::Utc;
-use herald::store::{Expired, Expiry, Portion, Postgres, emit};
+use herald::store::{Expired, Expiry, Portion, Postgres, Store, emit};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use ulid::Ulid;
 
-use crate::backend::{Fixture, event, on_postgres};
+use crate::backend::{Database, Fixture, TIMEOUT, event, ulid};
+
+exercise_store!(crate::postgres::on_postgres, many_processes);
+
+/// A database on the server for tests.
+struct OnServer {
+    raw: PgPool,
+    url: String,
+}
+
+#[async_trait]
+impl Database for OnServer {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(Postgres::new(&self.url, 4, TIMEOUT).expect("a good URL"))
+    }
+
+    async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error> {
+        let done = self.raw.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn pass(&self, hours: i64) {
+        let sql = format!(
+            "UPDATE deliveries SET next_attempt_at = next_attempt_at - interval '{hours} hours 1 s'
+             WHERE state = 'pending'"
+        );
+        self.execute(&sql).await.expect("time passes");
+    }
+
+    fn cases(&self) -> u32 {
+        200
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+pub async fn on_postgres<T: Future<Output = ()> + Send + 'static>(
+    test: impl FnOnce(Arc<Fixture>) -> T + Send + 'static,
+) {
+    let Some(server) = server() else { return };
+    let name = format!("herald_test_{}", ulid()).to_lowercase();
+    admin(&server, &format!("CREATE DATABASE {name}")).await;
+    let url = with_database(&server, &name);
+    let done = tokio::spawn(async move {
+        let connect: PgConnectOptions = url.parse().expect("a good URL");
+        let raw =
+            PgPoolOptions::new().connect_lazy_with(connect.options([("search_path", "herald")]));
+        let database = OnServer { raw, url };
+        database.store().migrate().await.expect("migrated");
+        test(Fixture::new(database)).await;
+    })
+    .await;
+    admin(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    if let Err(failed) = done {
+        std::panic::resume_unwind(failed.into_panic());
+    }
+}
+
+/// The server for tests, or a notice that there is none.
+pub fn server() -> Option<String> {
+    let url = std::env::var("HERALD_TEST_POSTGRES_URL").ok();
+    if url.is_none() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(
+            !ci,
+            "HERALD_TEST_POSTGRES_URL is not set, and CI skips nothing"
+        );
+        eprintln!("skipped: HERALD_TEST_POSTGRES_URL is not set");
+    }
+    url
+}
+
+/// One statement as the superuser, outside the test's database.
+pub async fn admin(server: &str, sql: &str) {
+    let mut connection = PgConnection::connect(server).await.expect("connected");
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
+/// The server's URL with another database's name, which is all that follows the last slash.
+pub fn with_database(server: &str, name: &str) -> String {
+    let (before, after) = server
+        .rsplit_once('/')
+        .expect("a URL that names a database");
+    match after.split_once('?') {
+        Some((_, parameters)) => format!("{before}/{name}?{parameters}"),
+        None => format!("{before}/{name}"),
+    }
+}
 
 async fn connect(f: &Fixture) -> PgConnection {
     PgConnection::connect(f.url()).await.expect("connected")

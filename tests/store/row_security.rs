@@ -5,8 +5,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use ulid::Ulid;
 
-use crate::backend::{Fixture, TIMEOUT, admin, event, on_postgres, server, ulid, with_database};
-use crate::postgres::text;
+use crate::backend::{Fixture, TIMEOUT, event, ulid};
+use crate::postgres::{admin, on_postgres, server, text, with_database};
 
 /// A login with a role of herald's, and a connection as that login.
 async fn login(f: &Fixture, role: &str) -> (String, PgConnection) {

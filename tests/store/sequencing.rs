@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use herald::store::{Backlog, StoreError};
+use herald_contract::Event;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::backend::{Fixture, event};
 
@@ -35,16 +38,7 @@ pub async fn the_feed_is_dense_and_in_the_order_of_the_commits(f: Arc<Fixture>) 
 
 pub async fn each_event_moves_to_the_feed_once(f: Arc<Fixture>) {
     // Producers and the relay at the same time, and a lead that changes hands.
-    let producers: Vec<_> = (0..4)
-        .map(|_| {
-            let f = Arc::clone(&f);
-            tokio::spawn(async move {
-                for _ in 0..25 {
-                    f.emit(&[event("acme", "a"), event("bolt", "b")]).await;
-                }
-            })
-        })
-        .collect();
+    let producers = produce(&f);
     let mut got = Vec::new();
     while got.len() < 200 {
         got.extend(f.sequence().await);
@@ -53,10 +47,49 @@ pub async fn each_event_moves_to_the_feed_once(f: Arc<Fixture>) {
         producer.await.expect("produced");
     }
     assert!(f.sequence().await.is_empty());
+    each_once(&got);
+}
+
+/// Four that emit 200 events.
+fn produce(f: &Arc<Fixture>) -> Vec<JoinHandle<()>> {
+    let one = |_| {
+        let f = Arc::clone(f);
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                f.emit(&[event("acme", "a"), event("bolt", "b")]).await;
+            }
+        })
+    };
+    (0..4).map(one).collect()
+}
+
+fn each_once(got: &[Arc<Event>]) {
     let ids: HashSet<_> = got.iter().map(|e| e.event_id).collect();
     assert_eq!(ids.len(), 200);
     let seqs: Vec<_> = got.iter().map(|e| e.seq).collect();
     assert_eq!(seqs, (1..=200).collect::<Vec<_>>());
+}
+
+pub async fn each_event_moves_to_the_feed_once_whichever_process_leads(f: Arc<Fixture>) {
+    let producers = produce(&f);
+    let (feed, mut relays) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
+    for store in [f.another(), f.another(), f.another()] {
+        let feed = Arc::clone(&feed);
+        relays.push(tokio::spawn(async move {
+            while feed.lock().await.len() < 200 {
+                if let Some(mut lead) = store.try_lead().await.expect("asked for the lead") {
+                    let some = lead.sequence(7).await.expect("sequenced");
+                    // Before the lead is given up, so that the events stand in their order.
+                    feed.lock().await.extend(some);
+                }
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    for task in producers.into_iter().chain(relays) {
+        task.await.expect("does its part");
+    }
+    each_once(&feed.lock().await);
 }
 
 pub async fn an_outbox_row_that_is_inserted_again_is_dropped(f: Arc<Fixture>) {
@@ -79,21 +112,31 @@ pub async fn one_leads_at_a_time(f: Arc<Fixture>) {
     let lead = f.store.try_lead().await.expect("asked");
     assert!(lead.is_some());
     assert!(f.store.try_lead().await.expect("asked").is_none());
-    let other = f.another();
-    match other.try_lead().await {
-        Ok(None) => assert!(f.is_postgres()),
-        Err(StoreError::InUse(why)) => {
-            assert!(!f.is_postgres());
-            assert!(
-                why.contains("herald.db is in use by another herald process"),
-                "{why}"
-            );
-        }
-        Ok(Some(_)) => panic!("two lead"),
-        Err(e) => panic!("{e}"),
-    }
     drop(lead);
     f.lead().await;
+}
+
+pub async fn another_process_is_told_that_the_database_is_in_use(f: Arc<Fixture>) {
+    let _lead = f.lead().await;
+    match f.another().try_lead().await.map(|lead| lead.is_some()) {
+        Err(StoreError::InUse(why)) => {
+            assert!(why.contains("is in use by another herald process"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn of_many_processes_one_leads(f: Arc<Fixture>) {
+    let (first, second) = (f.lead().await, f.another());
+    assert!(second.try_lead().await.expect("asked").is_none());
+    drop(first);
+    for _ in 0..1000 {
+        if second.try_lead().await.expect("asked").is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the lead is not passed on");
 }
 
 pub async fn the_backlog_is_what_waits(f: Arc<Fixture>) {

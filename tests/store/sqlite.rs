@@ -1,12 +1,74 @@
 //! What SQLite alone promises.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use herald::store::{Sqlite, Store as _, StoreError};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection as _, SqliteConnection};
+use async_trait::async_trait;
+use herald::store::{Sqlite, Store, StoreError};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
+use tempfile::TempDir;
 
-use crate::backend::{TIMEOUT, event};
+use crate::backend::{Database, Fixture, TIMEOUT, event};
+
+exercise_store!(crate::sqlite::on_sqlite, one_process);
+
+/// A file in a folder of its own.
+struct InFile {
+    _folder: TempDir,
+    raw: SqlitePool,
+    url: String,
+}
+
+#[async_trait]
+impl Database for InFile {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(Sqlite::new(&self.url, TIMEOUT).expect("a good URL"))
+    }
+
+    async fn execute(&self, sql: &str) -> Result<u64, sqlx::Error> {
+        let done = self.raw.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn pass(&self, hours: i64) {
+        let sql = format!(
+            "UPDATE deliveries SET next_attempt_at = strftime('%Y-%m-%dT%H:%M:%f',
+                 next_attempt_at, '-{hours} hours', '-1 seconds') || '000Z'
+             WHERE state = 'pending'"
+        );
+        self.execute(&sql).await.expect("time passes");
+    }
+
+    fn cases(&self) -> u32 {
+        10_000
+    }
+
+    fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+pub async fn on_sqlite<T: Future<Output = ()>>(test: impl FnOnce(Arc<Fixture>) -> T) {
+    // In memory, where the system keeps a folder there: a property commits a hundred thousand times.
+    let memory = Path::new("/dev/shm");
+    let folder = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir());
+    test(in_folder(folder.expect("a temporary folder")).await).await;
+}
+
+async fn in_folder(folder: TempDir) -> Arc<Fixture> {
+    let path = folder.path().join("herald.db");
+    let url = format!("sqlite://{}", path.display());
+    let raw = SqlitePool::connect_lazy_with(SqliteConnectOptions::new().filename(path));
+    let database = InFile {
+        _folder: folder,
+        raw,
+        url,
+    };
+    database.store().migrate().await.expect("migrated");
+    Fixture::new(database)
+}
 
 #[tokio::test]
 async fn a_url_that_cannot_keep_events_is_refused() {

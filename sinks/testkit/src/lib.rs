@@ -5,6 +5,7 @@
 //!   to look at its far end ([`SinkBench`]).
 //! - [`exercise_broadcast`] for sinks of the broadcast kind: a test says how a client connects and
 //!   reads ([`BroadcastBench`]).
+//! - [`check_property`] for what must hold over many random cases.
 //! - [`host`], [`MemoryHistory`], [`MemorySubscriptions`] and [`event`] stand in for the host.
 //!
 //! A sink's own conformance test is a few lines; what is particular to it is tested beside it.
@@ -14,6 +15,7 @@ mod calls;
 mod competing;
 mod history;
 mod odd;
+mod property;
 mod subscriptions;
 
 use std::path::PathBuf;
@@ -29,6 +31,7 @@ pub use broadcast::{BroadcastBench, Client, exercise_broadcast};
 pub use competing::{Arrival, FarEnd, SinkBench, exercise_sink};
 pub use history::MemoryHistory;
 pub use odd::odd_payloads;
+pub use property::check_property;
 pub use subscriptions::MemorySubscriptions;
 
 /// Longer than any one call may take.

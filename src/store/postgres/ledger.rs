@@ -17,8 +17,9 @@ use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreErr
 const KNOWN: &str = "
 SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND sink = $1";
 
-/// Where a batch names a delivery twice, what is final counts. In the key's order, so that two
-/// processes that write the same rows wait for each other and do not deadlock.
+/// Where a batch names a delivery twice, the first that is final counts; where none is, the later
+/// one of most attempts. In the key's order, so that two processes that write the same rows wait
+/// for each other and do not deadlock.
 const RECORD: &str = "
 INSERT INTO herald.deliveries AS d
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
@@ -34,13 +35,15 @@ FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::fl
      WITH ORDINALITY
      AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history,
            destination, waits_for, order_key, order_seq, place)
-ORDER BY event_id, recipient, state = 'pending', place
+ORDER BY event_id, recipient, state = 'pending',
+         CASE state WHEN 'pending' THEN -attempts END,
+         CASE state WHEN 'pending' THEN -place ELSE place END
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
-    state = excluded.state, attempts = excluded.attempts,
+    state = excluded.state, attempts = greatest(d.attempts, excluded.attempts),
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
     response = excluded.response, history = excluded.history, updated_at = now(),
     destination = excluded.destination, waits_for = excluded.waits_for, untold = excluded.untold
-WHERE d.state = 'pending'";
+WHERE d.state = 'pending' AND (excluded.state <> 'pending' OR excluded.attempts >= d.attempts)";
 
 const DUE: &str = concat!(
     "
@@ -140,8 +143,9 @@ const UNTOLD: &str = concat!(
 
 const TOLD: &str = "
 UPDATE herald.deliveries d SET untold = NULL
-FROM unnest($2::text[], $3::text[]) AS told (event_id, recipient)
-WHERE d.sink = $1 AND d.event_id = told.event_id AND d.recipient = told.recipient AND d.untold";
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS told (sink, event_id, recipient, died)
+WHERE d.sink = told.sink AND d.event_id = told.event_id AND d.recipient = told.recipient
+  AND d.untold AND d.updated_at = told.died";
 
 impl Postgres {
     pub(super) async fn read_known(
@@ -275,17 +279,17 @@ impl Postgres {
         ledger_rows(&rows)
     }
 
-    pub(super) async fn mark_told(
-        &self,
-        sink: &str,
-        letters: &[(Ulid, &str)],
-    ) -> Result<(), StoreError> {
-        let (events, recipients): (Vec<_>, Vec<_>) =
-            letters.iter().map(|(id, to)| (id.to_string(), *to)).unzip();
+    pub(super) async fn mark_told(&self, letters: &[LedgerRow]) -> Result<(), StoreError> {
         sqlx::query(TOLD)
-            .bind(sink)
-            .bind(events)
-            .bind(recipients)
+            .bind(letters.iter().map(|l| &*l.sink).collect::<Vec<_>>())
+            .bind(
+                letters
+                    .iter()
+                    .map(|l| l.event_id.to_string())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(letters.iter().map(|l| &*l.recipient).collect::<Vec<_>>())
+            .bind(letters.iter().map(|l| l.updated_at).collect::<Vec<_>>())
             .execute(&self.pool)
             .await?;
         Ok(())

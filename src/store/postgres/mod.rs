@@ -300,8 +300,8 @@ impl Store for Postgres {
         self.within(self.read_untold(sink, limit)).await
     }
 
-    async fn dead_told(&self, sink: &str, letters: &[(Ulid, &str)]) -> Result<(), StoreError> {
-        self.within(self.mark_told(sink, letters)).await
+    async fn dead_told(&self, letters: &[LedgerRow]) -> Result<(), StoreError> {
+        self.within(self.mark_told(letters)).await
     }
 
     async fn subscription_put(&self, subscription: Subscription) -> Result<Ulid, StoreError> {

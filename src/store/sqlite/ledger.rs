@@ -21,6 +21,8 @@ const KNOWN: &str = "
 SELECT event_id, recipient FROM deliveries
 WHERE event_id IN (SELECT value FROM json_each(?2)) AND sink = ?1";
 
+/// Where a batch names a delivery twice, what is final comes first and stays; of what is pending
+/// the later one of most attempts comes last and counts.
 const RECORD: &str = "
 INSERT INTO deliveries
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
@@ -29,12 +31,14 @@ SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, valu
        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
        value ->> 12, CASE value ->> 3 WHEN 'dead' THEN 1 END, ?3, ?3
 FROM json_each(?2) WHERE true
+ORDER BY value ->> 3 = 'pending', CASE value ->> 3 WHEN 'pending' THEN value ->> 4 END, key
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
-    state = excluded.state, attempts = excluded.attempts,
+    state = excluded.state, attempts = max(deliveries.attempts, excluded.attempts),
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
     response = excluded.response, history = excluded.history, updated_at = excluded.updated_at,
     destination = excluded.destination, waits_for = excluded.waits_for, untold = excluded.untold
-WHERE deliveries.state = 'pending'";
+WHERE deliveries.state = 'pending'
+  AND (excluded.state <> 'pending' OR excluded.attempts >= deliveries.attempts)";
 
 const ANY_DUE: &str = "
 SELECT EXISTS (SELECT 1 FROM deliveries
@@ -138,8 +142,8 @@ const UNTOLD: &str = concat!(
 
 const TOLD: &str = "
 UPDATE deliveries SET untold = NULL
-WHERE sink = ?1 AND untold = 1 AND (event_id, recipient) IN
-      (SELECT value ->> 0, value ->> 1 FROM json_each(?2))";
+WHERE untold = 1 AND (sink, event_id, recipient, updated_at) IN
+      (SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1))";
 
 impl Sqlite {
     pub(super) async fn read_known(
@@ -287,17 +291,19 @@ impl Sqlite {
         ledger_rows(&rows)
     }
 
-    pub(super) async fn mark_told(
-        &self,
-        sink: &str,
-        letters: &[(Ulid, &str)],
-    ) -> Result<(), StoreError> {
+    pub(super) async fn mark_told(&self, letters: &[LedgerRow]) -> Result<(), StoreError> {
         let letters: Vec<_> = letters
             .iter()
-            .map(|(id, to)| (id.to_string(), to))
+            .map(|l| {
+                (
+                    &l.sink,
+                    l.event_id.to_string(),
+                    &l.recipient,
+                    stamp(l.updated_at),
+                )
+            })
             .collect();
         sqlx::query(TOLD)
-            .bind(sink)
             .bind(json(&letters)?)
             .execute(&self.writer)
             .await?;

@@ -4,10 +4,12 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::http::{Request, StatusCode, header::HeaderMap};
 use herald_contract::{Broadcast as _, Event, Host};
 use herald_routes::Access;
@@ -35,7 +37,11 @@ impl Server {
     }
 
     pub fn not_started(config: Config) -> Self {
-        let memory = Arc::new(MemoryHistory::default());
+        Self::over(Arc::default(), config)
+    }
+
+    /// One of several over the same history; not started.
+    pub fn over(memory: Arc<MemoryHistory>, config: Config) -> Self {
         let host = Host {
             history: memory.clone(),
             ..herald_testkit::host("sse", "unused")
@@ -70,6 +76,13 @@ impl Server {
 
     /// Connects with a query string and, if not empty, a `Last-Event-ID` header.
     pub async fn connect_with(&self, query: &str, last_event_id: &str) -> EventSource {
+        let mut source = self.open(query, last_event_id).await;
+        source.pull().await;
+        source
+    }
+
+    /// The same, with nothing read yet.
+    pub async fn open(&self, query: &str, last_event_id: &str) -> EventSource {
         let mut request = Request::get(format!("/sse?{query}"));
         if !last_event_id.is_empty() {
             request = request.header("Last-Event-ID", last_event_id);
@@ -78,9 +91,7 @@ impl Server {
         let response = self.request(request).await;
         assert_eq!(response.status(), StatusCode::OK);
         let (parts, body) = response.into_parts();
-        let mut source = EventSource::new(parts.headers, body);
-        source.pull().await;
-        source
+        EventSource::new(parts.headers, body)
     }
 
     pub async fn connect(&self, query: &str) -> EventSource {
@@ -106,7 +117,9 @@ impl Message {
 pub struct EventSource {
     pub headers: HeaderMap,
     body: Body,
-    rest: String,
+    rest: Vec<u8>,
+    /// Becomes the last event's id with the blank line that ends its block.
+    id: String,
     data: Option<String>,
     name: String,
     messages: VecDeque<Message>,
@@ -123,7 +136,8 @@ impl EventSource {
         Self {
             headers,
             body,
-            rest: String::new(),
+            rest: Vec::new(),
+            id: String::new(),
             data: None,
             name: String::new(),
             messages: VecDeque::new(),
@@ -145,27 +159,44 @@ impl EventSource {
 
     /// Reads one chunk.
     pub async fn pull(&mut self) {
-        let Some(chunk) = self.raw().await else {
-            self.ended = true;
-            return;
-        };
+        match self.raw().await {
+            Some(chunk) => self.feed(&chunk),
+            None => self.ended = true,
+        }
+    }
+
+    /// Reads one chunk if it is there, of that at most `limit` bytes; otherwise the sink has been
+    /// given a turn to prepare it.
+    pub fn poll(&mut self, limit: usize) {
+        let mut context = Context::from_waker(Waker::noop());
+        match Pin::new(&mut self.body).poll_frame(&mut context) {
+            Poll::Ready(Some(frame)) => {
+                let chunk = frame.expect("no error").into_data().expect("data");
+                self.feed(&chunk[..limit.min(chunk.len())]);
+            }
+            Poll::Ready(None) => self.ended = true,
+            Poll::Pending => {}
+        }
+    }
+
+    fn feed(&mut self, chunk: &[u8]) {
         self.largest_chunk = self.largest_chunk.max(chunk.len());
-        self.rest
-            .push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
-        while let Some(end) = self.rest.find(['\r', '\n']) {
-            let width = if self.rest[end..].starts_with("\r\n") {
+        self.rest.extend_from_slice(chunk);
+        let is_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        while let Some(end) = self.rest.iter().position(is_break) {
+            let width = if self.rest[end..].starts_with(b"\r\n") {
                 2
             } else {
                 1
             };
-            let line = self.rest[..end].to_owned();
-            self.rest.drain(..end + width);
-            self.line(&line);
+            let line = self.rest.drain(..end + width).take(end).collect();
+            self.line(&String::from_utf8(line).expect("UTF-8"));
         }
     }
 
     fn line(&mut self, line: &str) {
         if line.is_empty() {
+            self.last_event_id.clone_from(&self.id);
             let name = std::mem::take(&mut self.name);
             if let Some(data) = self.data.take() {
                 self.messages.push_back(Message {
@@ -180,7 +211,7 @@ impl EventSource {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "" => self.comments += 1,
-            "id" => value.clone_into(&mut self.last_event_id),
+            "id" => value.clone_into(&mut self.id),
             "event" => value.clone_into(&mut self.name),
             "retry" => self.retry = value.parse().expect("digits"),
             "data" => match &mut self.data {
