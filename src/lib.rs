@@ -14,6 +14,7 @@ pub mod backoff;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod epoch;
 pub mod history;
 pub mod http;
 pub mod ingest;

@@ -55,6 +55,7 @@ pub struct Config {
     pub relay: Relay,
     pub retention: Retention,
     pub http: Http,
+    pub operations: Operations,
     pub auth: Auth,
     /// What a sink does unless its own `retry` says otherwise.
     pub retry: Retry,
@@ -74,6 +75,7 @@ impl Default for Config {
             relay: Relay::default(),
             retention: Retention::default(),
             http: Http::default(),
+            operations: Operations::default(),
             auth: Auth::default(),
             retry: Retry::default(),
             dead_letters: DeadLetters::default(),
@@ -225,6 +227,16 @@ impl Default for Http {
             drain: Duration::from_secs(20),
         }
     }
+}
+
+/// What watches herald.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operations {
+    /// Where every process, whatever its roles, answers `/healthz`, `/readyz` and `/metrics`, and
+    /// nothing else.
+    #[serde(deserialize_with = "load::optional_address")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// Who may use the API.

@@ -47,7 +47,7 @@ pub struct Api {
 /// Everything that this process answers, with the routes of its sinks.
 pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
     let max_body = api.max_body;
-    Router::new()
+    watched()
         .route("/events", post(emit::emit).get(events::list))
         .route("/events/{event_id}", get(events::show))
         .route("/events/{event_id}/deliveries", get(events::deliveries))
@@ -57,9 +57,6 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
         .route("/sinks", get(sinks::list))
         .route("/sinks/{name}/pause", post(sinks::pause))
         .route("/sinks/{name}/resume", post(sinks::resume))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
         .with_state(api.clone())
         .merge(console::routes())
         .merge(of_sinks)
@@ -74,6 +71,21 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
         .layer(middleware::from_fn_with_state(api.clone(), layers::guard))
         .layer(middleware::from_fn(layers::grant))
         .layer(middleware::from_fn_with_state(api, layers::measure))
+}
+
+/// What whatever watches herald asks of every process, and nothing else.
+pub fn operations(api: Arc<Api>) -> Router {
+    watched()
+        .with_state(api.clone())
+        .fallback(async || Problem::not_found("there is nothing here"))
+        .layer(middleware::from_fn_with_state(api, layers::measure))
+}
+
+fn watched() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
 }
 
 /// What a stranger learns of a failure; the log has the rest.

@@ -11,6 +11,7 @@ mod embedded;
 mod everyone;
 mod harness;
 mod losses;
+mod operations;
 mod processes;
 mod proxy;
 mod push;

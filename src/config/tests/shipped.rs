@@ -58,6 +58,7 @@ fn the_shipped_file_documents_every_key() {
     let defaults = serde_json::to_value(Config::default()).expect("serializable");
     let optional = SHIPPED
         .replace("# url_file =", "#url_file =")
+        .replace("# listen =", "#listen =")
         .replace("# tenant =", "#tenant =");
     let shown = uncommented(&optional);
     let shown: toml::Table = toml::from_str(&shown).expect("TOML");
