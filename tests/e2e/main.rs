@@ -9,10 +9,12 @@ mod cursors;
 mod dead_letters;
 mod embedded;
 mod everyone;
-mod harness;
 mod losses;
 mod processes;
 mod proxy;
 mod push;
 mod resume;
 mod transactions;
+
+#[path = "../harness/mod.rs"]
+mod harness;
