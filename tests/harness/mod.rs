@@ -25,7 +25,7 @@ pub use peers::{Push, Smtp};
 pub use process::{Process, signal};
 pub use redis::OwnRedis;
 pub use sse::{END, Sse, follow};
-pub use wait::{eventually, seconds, within};
+pub use wait::{Turns, eventually, seconds, within};
 
 /// The value of an environment variable that `tests/run` sets when it has the part. Without it a
 /// story is skipped, which in CI is a failure.

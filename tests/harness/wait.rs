@@ -2,10 +2,44 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 pub const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+/// Turns of waiting for a condition, until it is too late.
+pub struct Turns<'a> {
+    what: &'a str,
+    limit: Duration,
+    begin: Instant,
+    turn: Interval,
+}
+
+impl<'a> Turns<'a> {
+    pub fn new(what: &'a str, limit: Duration) -> Self {
+        let mut turn = interval(Duration::from_millis(20));
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            what,
+            limit,
+            begin: Instant::now(),
+            turn,
+        }
+    }
+
+    /// Comes back when it is time to look: at once at first.
+    ///
+    /// # Panics
+    /// The limit has passed.
+    pub async fn next(&mut self) {
+        let Self { what, limit, .. } = self;
+        assert!(
+            self.begin.elapsed() < *limit,
+            "not within {limit:?}: {what}"
+        );
+        self.turn.tick().await;
+    }
 }
 
 /// Asks `probe` again and again until it has something.
@@ -17,15 +51,12 @@ pub async fn eventually<T>(
     limit: Duration,
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let begin = Instant::now();
-    let mut turn = interval(Duration::from_millis(20));
-    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = Turns::new(what, limit);
     loop {
-        turn.tick().await;
+        turns.next().await;
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
     }
 }
 

@@ -1,0 +1,53 @@
+//! Everything is broken, again and again, and at the end the books must balance: every committed
+//! event at every far end, every stream in the feed's order, and nothing twice except where the
+//! documentation says so.
+//!
+//! `HERALD_CHAOS_SECONDS` says for how long things are broken, `HERALD_TEST_SEED` which ones. (The
+//! same seed breaks the same things in the same order; how processes take turns no seed can say.)
+
+mod books;
+mod checker;
+mod clients;
+mod cluster;
+mod faults;
+mod member;
+mod planted;
+mod postgres;
+mod producers;
+mod proxy;
+mod redis;
+mod servers;
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::time::Duration;
+
+use checker::Verdict;
+
+/// Faults that are shown; thousands look alike.
+const SHOWN: usize = 20;
+
+/// For how long things are broken.
+fn duration(default: u64) -> Duration {
+    let given = std::env::var("HERALD_CHAOS_SECONDS").ok();
+    let given = given.map(|text| text.parse().expect("HERALD_CHAOS_SECONDS is a number"));
+    Duration::from_secs(given.unwrap_or(default))
+}
+
+/// # Panics
+/// Something is wrong.
+fn report(verdict: &Verdict) {
+    let Verdict {
+        faults,
+        email_doubles,
+        push_doubles,
+    } = verdict;
+    println!("doubles within the window: {email_doubles} mails, {push_doubles} pushes");
+    let shown = &faults[..faults.len().min(SHOWN)];
+    assert!(
+        faults.is_empty(),
+        "{} faults, such as {shown:#?}",
+        faults.len()
+    );
+}

@@ -1,0 +1,276 @@
+//! The story with PostgreSQL and Redis, and every role twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::books::{Books, Planned};
+use crate::checker::{Arrival, Evidence, Far, judge};
+use crate::clients::{Watched, watch};
+use crate::cluster::{Cluster, PHONES, TENANTS};
+use crate::faults::{AT_ONCE, Struck, count, draw};
+use crate::harness::{END, eventually, given, python, seconds, seed, text, within};
+use crate::member::CONCURRENCY;
+use crate::producers::{Habits, Producer};
+use crate::{duration, report};
+
+/// SSE clients of each tenant.
+const CLIENTS: usize = 3;
+
+/// How long everything may take to come to rest once nothing is broken any more.
+const REST: Duration = seconds(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_nothing_committed_is_lost_and_streams_keep_the_order() {
+    let bin = given("PostgreSQL", "HERALD_TEST_POSTGRES_BIN");
+    let redis = given("Redis", "HERALD_TEST_REDIS_URL");
+    let (Some(bin), Some(_), Some(python)) = (bin, redis, python()) else {
+        return;
+    };
+    let mut random = StdRng::seed_from_u64(seed());
+    let cluster = Arc::new(Cluster::start(Path::new(&bin), &python).await);
+    let books = Arc::new(Books::default());
+    let stop = CancellationToken::new();
+
+    let mut clients = JoinSet::new();
+    for (tenant, turn) in TENANTS
+        .iter()
+        .flat_map(|t| (0..CLIENTS).map(move |n| (t, n)))
+    {
+        let mut servers = cluster.servers(tenant);
+        servers.rotate_left(turn % 2);
+        clients.spawn(watch(servers, (*tenant).into()));
+    }
+    let producers = produce(&cluster, &books, &stop, random.random()).await;
+    let struck = break_things(&cluster, &mut random, duration(180)).await;
+
+    cluster.clear_up();
+    stop.cancel();
+    within("the producers end", seconds(60), producers.join_all()).await;
+    let doubtful = rest(&cluster, &books).await;
+    let watched = within("every client sees the end", REST, clients.join_all()).await;
+    cluster.settled().await;
+
+    let reconnects = watched.iter().map(|w| w.reconnects).sum::<usize>();
+    let evidence = gather(&cluster, &books, watched, &struck).await;
+    let verdict = judge(&evidence);
+    let [committed, rolled_back] = [evidence.committed.len(), evidence.rolled_back.len()];
+    println!("faults: {} {:?}", struck.len(), count(&struck));
+    println!("events: {committed} committed, {rolled_back} rolled back, {doubtful} were doubtful");
+    println!(
+        "SSE: {} clients, {reconnects} reconnects",
+        evidence.streams.len()
+    );
+    report(&verdict);
+}
+
+/// At a steady pace, about a hundred events a second in all.
+async fn produce(
+    cluster: &Arc<Cluster>,
+    books: &Arc<Books>,
+    stop: &CancellationToken,
+    seed: u64,
+) -> JoinSet<()> {
+    let habits = |every, batch, rolled_back, open| Habits {
+        every: Duration::from_millis(every),
+        batch,
+        rolled_back,
+        open,
+    };
+    let port = cluster.link("producers → PostgreSQL").proxy.port;
+    let url = cluster.postgres.lock().await.url(port);
+    let mut producers = JoinSet::new();
+    for (number, habits) in [
+        habits(50, 1, 0, 0),        // by HTTP, one at a time
+        habits(500, 10, 0, 0),      // by HTTP, in batches
+        habits(40, 1, 10, 0),       // by SQL, one at a time
+        habits(200, 5, 30, 50),     // by SQL, some rolled back
+        habits(100, 20, 10, 4_000), // by SQL, and late
+        habits(100, 20, 10, 4_000),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let producer = Producer {
+            books: books.clone(),
+            tenants: TENANTS.map(str::to_owned).into(),
+            habits,
+            seed: seed.wrapping_add(number as u64),
+            stop: stop.clone(),
+        };
+        match number {
+            0 | 1 => producers.spawn(producer.by_http(cluster.servers("producers"))),
+            _ => producers.spawn(producer.by_sql(url.clone())),
+        };
+    }
+    producers
+}
+
+/// Breaks one thing after the other, several at a time, for this long, and has all of them whole
+/// again at the end.
+async fn break_things(cluster: &Arc<Cluster>, random: &mut StdRng, lasts: Duration) -> Vec<Struck> {
+    let end = Instant::now() + lasts;
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut faults = JoinSet::new();
+    let mut struck = Vec::new();
+    while Instant::now() < end {
+        let drawn = draw(random);
+        sleep(drawn.pause).await;
+        let permit = room.clone().acquire_owned().await.expect("never closed");
+        let cluster = cluster.clone();
+        faults.spawn(async move {
+            let struck = cluster.strike(drawn).await;
+            drop(permit);
+            struck
+        });
+        while let Some(ended) = faults.try_join_next() {
+            struck.extend(ended.expect("a fault passes"));
+        }
+    }
+    struck.extend(faults.join_all().await.into_iter().flatten());
+    for member in &cluster.members {
+        member.lock().await.assert_running();
+    }
+    struck
+}
+
+/// Waits until every transaction is over and in the feed, decides the doubts, and emits each
+/// tenant's last event. Returns how many doubts there were.
+async fn rest(cluster: &Cluster, books: &Books) -> usize {
+    eventually("the last transaction is over", seconds(60), async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'producer'";
+        (cluster.query::<i64>(sql).await == [0]).then_some(())
+    })
+    .await;
+    let doubtful = books.resolve(&cluster.stored().await);
+    // Were it not so, what is left could come behind the last event.
+    eventually("the outbox is empty", REST, async || {
+        let waiting = cluster
+            .query::<i64>("SELECT count(*) FROM herald.outbox")
+            .await;
+        (waiting == [0]).then_some(())
+    })
+    .await;
+    let mut connection = cluster.connect().await;
+    for tenant in TENANTS {
+        sqlx::query("SELECT herald.emit($1, $2, '{}')")
+            .bind(tenant)
+            .bind(END)
+            .execute(&mut connection)
+            .await
+            .expect("emits");
+    }
+    doubtful
+}
+
+impl Cluster {
+    /// Waits until nothing is to be done any more, in any ledger or queue.
+    async fn settled(&self) {
+        eventually("all is settled", REST, async || {
+            let sql = "SELECT count(*) FROM herald.outbox
+                UNION ALL SELECT count(*) FROM herald.deliveries WHERE state = 'pending'
+                UNION ALL SELECT count(*) FROM herald.checkpoints, herald.feed_state
+                          WHERE checkpoints.seq < feed_state.seq";
+            (self.query::<i64>(sql).await == [0; 3]).then_some(())
+        })
+        .await;
+        let sql = "SELECT cause FROM herald.deliveries WHERE state <> 'delivered'";
+        assert_eq!(self.query::<String>(sql).await, [""; 0], "not delivered");
+    }
+}
+
+/// Everything the checker wants to know.
+async fn gather(
+    cluster: &Cluster,
+    books: &Books,
+    watched: Vec<Watched>,
+    struck: &[Struck],
+) -> Evidence {
+    let committed = books.committed();
+    let windows = |choose: fn(&Struck) -> bool| {
+        let chosen = struck.iter().filter(|fault| choose(fault));
+        chosen.map(|fault| (fault.from, fault.to)).collect()
+    };
+    let mails = cluster.smtp.lock().await.mails();
+    let pushes = cluster.push.lock().await.messages();
+    let email = Far {
+        recipients: recipients(&committed, |event| [event.address()].into()),
+        arrivals: mails
+            .iter()
+            .map(|mail| Arrival {
+                number: last_number(&text(mail, "subject")),
+                event: text(mail, "eventId"),
+                recipient: text(mail, "rcpt"),
+                mark: text(mail, "messageId"),
+                at: mail["at"].as_f64().expect("a time"),
+            })
+            .collect(),
+        windows: windows(|fault| fault.email),
+        in_flight: 2 * CONCURRENCY,
+    };
+    let push = Far {
+        recipients: recipients(&committed, |event| {
+            let phones = (0..PHONES).filter(|phone| TENANTS[*phone] == event.tenant);
+            phones.map(|phone| phone.to_string()).collect()
+        }),
+        arrivals: pushes
+            .iter()
+            .map(|push| Arrival {
+                number: last_number(&text(&push["payload"], "body")),
+                event: text(push, "eventId"),
+                recipient: push["subscription"].to_string(),
+                mark: text(push, "eventId"),
+                at: push["at"].as_f64().expect("a time"),
+            })
+            .collect(),
+        windows: windows(|fault| fault.push),
+        in_flight: 2 * CONCURRENCY,
+    };
+    Evidence {
+        rolled_back: books.rolled_back(),
+        feed: feed(cluster).await,
+        streams: watched.into_iter().map(|w| w.stream).collect(),
+        committed,
+        email,
+        push,
+    }
+}
+
+fn recipients(
+    committed: &BTreeMap<String, Planned>,
+    of: impl Fn(&Planned) -> BTreeSet<String>,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let all = committed.iter();
+    all.map(|(id, event)| (id.clone(), of(event))).collect()
+}
+
+fn last_number(text: &str) -> usize {
+    let number = text.rsplit(' ').next().expect("one");
+    number
+        .parse()
+        .unwrap_or_else(|_| panic!("no number in {text:?}"))
+}
+
+/// The feed without the last events.
+async fn feed(cluster: &Cluster) -> BTreeMap<String, Vec<String>> {
+    let sql = "SELECT e.tenant_id, e.event_id FROM herald.feed f
+               JOIN herald.events e ON e.id = f.aggregate_id WHERE e.type <> $1 ORDER BY f.seq";
+    let rows: Vec<(String, String)> = sqlx::query_as(sql)
+        .bind(END)
+        .fetch_all(&mut cluster.connect().await)
+        .await
+        .expect("the feed");
+    let mut feed = BTreeMap::<_, Vec<_>>::new();
+    for (tenant, id) in rows {
+        feed.entry(tenant).or_default().push(id);
+    }
+    feed
+}
