@@ -39,10 +39,18 @@ pub struct Far {
     /// Who is to get each event, by its id.
     pub recipients: BTreeMap<String, BTreeSet<String>>,
     pub arrivals: Vec<Arrival>,
-    /// When a fault could come between acceptance and record, as seconds since 1970.
-    pub windows: Vec<(f64, f64)>,
+    /// When faults could come between acceptance and record.
+    pub windows: Vec<Window>,
     /// Deliveries that one fault can catch in flight.
     pub in_flight: usize,
+}
+
+/// A fault; its times are seconds since 1970.
+#[derive(Debug, Clone)]
+pub struct Window {
+    pub what: String,
+    pub from: f64,
+    pub to: f64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -185,10 +193,10 @@ fn judge_far(
                     "{name}: {id} came twice to {recipient}, as {marks}"
                 ));
             }
-            let at = pair[0].at;
-            if !far.explains(at) {
+            if !far.explains(pair[0].at) {
+                let (after, last) = (pair[1].at - pair[0].at, far.last_before(pair[0].at));
                 faults.push(format!(
-                    "{name}: {id} came twice to {recipient} without a fault near {at:.1}"
+                    "{name}: {id} came twice to {recipient} within {after:.1} s without a fault near; {last}"
                 ));
             }
         }
@@ -206,6 +214,14 @@ impl Far {
     /// Whether what was accepted at this moment may have gone unrecorded.
     fn explains(&self, at: f64) -> bool {
         let mut windows = self.windows.iter();
-        windows.any(|(from, to)| (from - UNDER_WAY..=to + RECOVERY).contains(&at))
+        windows.any(|w| (w.from - UNDER_WAY..=w.to + RECOVERY).contains(&at))
+    }
+
+    fn last_before(&self, at: f64) -> String {
+        let before = self.windows.iter().filter(|w| w.from <= at);
+        match before.max_by(|a, b| a.to.total_cmp(&b.to)) {
+            Some(w) => format!("the last, {}, was over for {:.1} s", w.what, at - w.to),
+            None => "there was none before".into(),
+        }
     }
 }

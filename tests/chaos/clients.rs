@@ -23,6 +23,7 @@ pub async fn watch(servers: Vec<Api>, tenant: String) -> Watched {
     let mut seen = Vec::new();
     let mut last: Option<String> = None;
     let mut pause = interval(Duration::from_millis(100));
+    let mut opened = 0;
     for turn in 0.. {
         pause.tick().await;
         let server = &servers[turn % servers.len()];
@@ -30,10 +31,11 @@ pub async fn watch(servers: Vec<Api>, tenant: String) -> Watched {
         let Ok(Ok(mut stream)) = timeout(PATIENCE, open).await else {
             continue;
         };
+        opened += 1;
         if read(&mut stream, &tenant, &mut seen).await {
             return Watched {
                 stream: Stream { tenant, seen },
-                reconnects: turn,
+                reconnects: opened - 1,
             };
         }
         last = (!stream.last_id.is_empty()).then_some(stream.last_id);

@@ -8,6 +8,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
+use crate::checker::Window;
 use crate::cluster::{Cluster, Link};
 use crate::harness::signal;
 use crate::member::Blow;
@@ -117,16 +118,28 @@ pub struct Struck {
     pub to: f64,
 }
 
+impl Struck {
+    pub fn window(&self) -> Window {
+        Window {
+            what: format!("{:?} of {}", self.kind, self.target),
+            from: self.from,
+            to: self.to,
+        }
+    }
+}
+
+/// Seconds since 1970.
 pub fn now() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("after 1970").as_secs_f64()
 }
 
-/// How many there were of each kind.
-pub fn count(struck: &[Struck]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
+/// How many there were of each, and how many hit each target.
+pub fn count(struck: &[Struck]) -> [BTreeMap<String, usize>; 2] {
+    let mut counts = [BTreeMap::new(), BTreeMap::new()];
     for fault in struck {
-        *counts.entry(format!("{:?}", fault.kind)).or_default() += 1;
+        *counts[0].entry(format!("{:?}", fault.kind)).or_default() += 1;
+        *counts[1].entry(fault.target.clone()).or_default() += 1;
     }
     counts
 }

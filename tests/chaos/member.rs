@@ -1,5 +1,6 @@
 //! One herald process of the test: its roles, its folder, and what is done to it.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ const SETTINGS: [&str; 13] = [
 
 /// Attempts of one sink that one process has under way at most, as set above.
 pub const CONCURRENCY: usize = 8;
+
+/// The longest SIGSTOP of a runner: shorter than `broker.reclaim_idle`, until a runner that slept
+/// longer leaves to the others what they took over meanwhile.
+const LONGEST_STOP: Duration = Duration::from_millis(1_000);
 
 /// What can be done to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,8 +95,13 @@ impl Member {
         self.process.as_mut().expect("it was started")
     }
 
-    pub fn path(&self) -> &Path {
-        self.home.path()
+    /// How often it has said something, in all its lives.
+    pub fn said(&self, what: &str) -> usize {
+        let log = self.home.path().join(format!("{}.log", self.name));
+        fs::read_to_string(log)
+            .expect("a log")
+            .matches(what)
+            .count()
     }
 
     /// Whether it drives sinks with retries.
@@ -127,6 +137,11 @@ impl Member {
     pub async fn suffer(&mut self, blow: Blow, lasts: Duration) {
         self.assert_running();
         if blow == Blow::Stop {
+            let lasts = if self.drives_sinks() {
+                lasts.min(LONGEST_STOP)
+            } else {
+                lasts
+            };
             let pid = self.process().pid();
             signal("STOP", pid);
             sleep(lasts).await;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::books::Planned;
-use crate::checker::{Arrival, Evidence, Far, Stream, judge};
+use crate::checker::{Arrival, Evidence, Far, Stream, Window, judge};
 
 const EVENTS: usize = 20;
 const CALM: f64 = 1_000.0;
@@ -45,7 +45,11 @@ fn evidence() -> Evidence {
 }
 
 fn arrive(far: &mut Far, number: usize, recipient: &str) {
-    far.windows = vec![FAULT];
+    far.windows = vec![Window {
+        what: "Fault".into(),
+        from: FAULT.0,
+        to: FAULT.1,
+    }];
     far.in_flight = 2;
     far.recipients
         .entry(id(number))

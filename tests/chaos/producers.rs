@@ -75,13 +75,13 @@ impl Producer {
         while let Some(events) = self.next(&mut pace).await {
             let regret = pace.random.random_range(0..100) < self.habits.rolled_back;
             let open = Duration::from_millis(pace.random.random_range(0..=self.habits.open));
-            let ready = match connection.take() {
-                Some(ready) => Ok(Ok(ready)),
-                None => timeout(PATIENCE, PgConnection::connect(&url)).await,
-            };
-            match ready {
-                Ok(Ok(ready)) => connection = self.transact(ready, events, regret, open).await,
-                _ => self.books.roll_back(events),
+            if connection.is_none() {
+                let connect = timeout(PATIENCE, PgConnection::connect(&url)).await;
+                connection = connect.ok().and_then(Result::ok);
+            }
+            // Without a connection nothing is emitted, and nothing stands in the books.
+            if let Some(ready) = connection.take() {
+                connection = self.transact(ready, events, regret, open).await;
             }
         }
     }
