@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::books::Planned;
-use crate::checker::Arrival;
+use crate::far::Arrival;
 use crate::harness::text;
 
 /// Who is to get what.

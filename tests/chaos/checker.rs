@@ -4,14 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::books::Planned;
-
-/// How long before a fault a far end may have accepted what the fault kept from being recorded:
-/// an attempt that was under way, in seconds.
-const UNDER_WAY: f64 = 3.0;
-
-/// How long after a fault's end outcomes may still wait to be recorded, in seconds: herald finds
-/// its connections dead, backs off and connects again.
-const RECOVERY: f64 = 8.0;
+use crate::far::{self, Doubles, Far};
 
 /// Everything there is to judge by.
 #[derive(Debug, Clone, Default)]
@@ -33,45 +26,13 @@ pub struct Stream {
     pub seen: Vec<String>,
 }
 
-/// What came out at the far end of a sink.
-#[derive(Debug, Clone, Default)]
-pub struct Far {
-    /// Who is to get each event, by its id.
-    pub recipients: BTreeMap<String, BTreeSet<String>>,
-    pub arrivals: Vec<Arrival>,
-    /// When faults could come between acceptance and record.
-    pub windows: Vec<Window>,
-    /// Deliveries that one fault can catch in flight.
-    pub in_flight: usize,
-}
-
-/// A fault; its times are seconds since 1970.
-#[derive(Debug, Clone)]
-pub struct Window {
-    pub what: String,
-    pub from: f64,
-    pub to: f64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Arrival {
-    /// The number in the payload, which no two events share.
-    pub number: usize,
-    pub event: String,
-    pub recipient: String,
-    /// What the far end can tell a repetition by, such as a Message-ID.
-    pub mark: String,
-    /// Seconds since 1970.
-    pub at: f64,
-}
-
 #[derive(Debug, Default)]
 pub struct Verdict {
     /// What is wrong, one sentence each; nothing if all is well.
     pub faults: Vec<String>,
-    /// Second and later arrivals, all within the documented window.
-    pub email_doubles: usize,
-    pub push_doubles: usize,
+    /// Second and later arrivals of a mail, by the fault nearest to the first.
+    pub email_doubles: Doubles,
+    pub push_doubles: Doubles,
 }
 
 pub fn judge(evidence: &Evidence) -> Verdict {
@@ -84,8 +45,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
             None => faults.push(format!("{name}: the tenant has no feed")),
         }
     }
-    let email_doubles = judge_far("email", &evidence.email, &evidence.committed, &mut faults);
-    let push_doubles = judge_far("push", &evidence.push, &evidence.committed, &mut faults);
+    let email_doubles = far::judge("email", &evidence.email, &evidence.committed, &mut faults);
+    let push_doubles = far::judge("push", &evidence.push, &evidence.committed, &mut faults);
     Verdict {
         faults,
         email_doubles,
@@ -139,89 +100,4 @@ fn judge_stream(name: &str, feed: &[String], seen: &[String], faults: &mut Vec<S
     }
     let lost = feed.iter().filter(|id| !had.contains(id));
     faults.extend(lost.map(|id| format!("{name}: {id} is lost")));
-}
-
-/// Each recipient got each event, and where twice, there was a reason. Returns how many came again.
-fn judge_far(
-    name: &str,
-    far: &Far,
-    committed: &BTreeMap<String, Planned>,
-    faults: &mut Vec<String>,
-) -> usize {
-    let numbers: BTreeMap<usize, &Planned> = committed.values().map(|e| (e.number, e)).collect();
-    let mut got: BTreeMap<(&str, &str), Vec<&Arrival>> = BTreeMap::new();
-    for arrival in &far.arrivals {
-        let Arrival {
-            event,
-            number,
-            recipient,
-            ..
-        } = arrival;
-        let Some(planned) = numbers.get(number) else {
-            faults.push(format!(
-                "{name}: number {number} ({event}) was never committed"
-            ));
-            continue;
-        };
-        if planned.id != *event {
-            let id = &planned.id;
-            faults.push(format!("{name}: {id} came to {recipient} as {event}"));
-        }
-        let expected = far.recipients.get(&planned.id);
-        if !expected.is_some_and(|all| all.contains(recipient)) {
-            faults.push(format!("{name}: {event} is not for {recipient}"));
-        }
-        got.entry((&planned.id, recipient))
-            .or_default()
-            .push(arrival);
-    }
-    for (id, recipients) in &far.recipients {
-        for recipient in recipients {
-            if !got.contains_key(&(id.as_str(), recipient.as_str())) {
-                faults.push(format!("{name}: {id} is lost for {recipient}"));
-            }
-        }
-    }
-    let mut doubles = 0;
-    for ((id, recipient), mut arrivals) in got {
-        arrivals.sort_by(|a, b| a.at.total_cmp(&b.at));
-        for pair in arrivals.windows(2) {
-            doubles += 1;
-            if pair[0].mark != pair[1].mark {
-                let marks = format!("{} and {}", pair[0].mark, pair[1].mark);
-                faults.push(format!(
-                    "{name}: {id} came twice to {recipient}, as {marks}"
-                ));
-            }
-            if !far.explains(pair[0].at) {
-                let (after, last) = (pair[1].at - pair[0].at, far.last_before(pair[0].at));
-                faults.push(format!(
-                    "{name}: {id} came twice to {recipient} within {after:.1} s without a fault near; {last}"
-                ));
-            }
-        }
-    }
-    let most = far.windows.len() * far.in_flight;
-    if doubles > most {
-        faults.push(format!(
-            "{name}: {doubles} doubles, and at most {most} were in flight at faults"
-        ));
-    }
-    doubles
-}
-
-impl Far {
-    /// Whether what was accepted at this moment may have gone unrecorded.
-    fn explains(&self, at: f64) -> bool {
-        let mut windows = self.windows.iter();
-        windows.any(|w| (w.from - UNDER_WAY..=w.to + RECOVERY).contains(&at))
-    }
-
-    fn last_before(&self, at: f64) -> String {
-        let before = self.windows.iter().filter(|w| w.from <= at);
-        match before.max_by(|a, b| a.to.total_cmp(&b.to)) {
-            Some(w) => format!("the last, {}, was over for {:.1} s", w.what, at - w.to),
-            None => "there was none before".into(),
-        }
-    }
 }

@@ -79,7 +79,10 @@ impl Cluster {
             };
             let store = port("PostgreSQL", &postgres.target, sinks, sinks).await;
             let broker = port("Redis", &redis.target, sinks, sinks).await;
-            let mail = port("SMTP", &Target::new(smtp.port), sinks, false).await;
+            let mail = match sinks {
+                true => port("SMTP", &Target::new(smtp.port), true, false).await,
+                false => smtp.port,
+            };
             let broker = format!("redis://127.0.0.1:{broker}");
             let config = Config::new(&postgres.url(store), &broker)
                 .sse()

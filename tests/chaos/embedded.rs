@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arrivals::{mail, recipients};
 use crate::books::Books;
-use crate::checker::{Evidence, Far, Window, judge};
+use crate::checker::{Evidence, judge};
 use crate::clients::watch;
+use crate::far::{Far, Window};
 use crate::faults::now;
 use crate::harness::{Api, Config, END, Smtp, eventually, python, seconds, seed, within};
 use crate::member::{Blow, CONCURRENCY, Member};

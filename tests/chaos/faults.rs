@@ -8,8 +8,8 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use crate::checker::Window;
 use crate::cluster::{Cluster, Link};
+use crate::far::Window;
 use crate::harness::signal;
 use crate::member::Blow;
 use crate::proxy::Weather;

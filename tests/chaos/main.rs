@@ -12,6 +12,7 @@ mod checker;
 mod clients;
 mod cluster;
 mod embedded;
+mod far;
 mod faults;
 mod member;
 mod planted;
@@ -52,9 +53,10 @@ fn report(name: &str, verdict: &Verdict) {
         email_doubles,
         push_doubles,
     } = verdict;
-    say(&format!(
-        "{name}: doubles within the window: {email_doubles} mails, {push_doubles} pushes"
-    ));
+    for (sink, doubles) in [("email", email_doubles), ("push", push_doubles)] {
+        let count: usize = doubles.values().sum();
+        say(&format!("{name}: {count} doubles of {sink} {doubles:?}"));
+    }
     let shown = &faults[..faults.len().min(SHOWN)];
     assert!(
         faults.is_empty(),

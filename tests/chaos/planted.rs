@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::books::Planned;
-use crate::checker::{Arrival, Evidence, Far, Stream, Window, judge};
+use crate::checker::{Evidence, Stream, judge};
+use crate::far::{Arrival, Far, Window};
 
 const EVENTS: usize = 20;
 const CALM: f64 = 1_000.0;
@@ -125,9 +126,13 @@ fn a_double_outside_the_window_fails_and_one_inside_is_counted() {
         again(far(&mut inside), 7, FAULT.0 + 1.0);
         let verdict = judge(&inside);
         assert_eq!(verdict.faults, [""; 0], "{name}");
-        let counted = [verdict.email_doubles, verdict.push_doubles];
-        assert_eq!(counted.iter().sum::<usize>(), 1, "{name}");
-        let many = faults(|e| (0..3).for_each(|place| again(far(e), place, FAULT.0)));
+        let counted = verdict
+            .email_doubles
+            .values()
+            .chain(verdict.push_doubles.values())
+            .sum::<usize>();
+        assert_eq!(counted, 1, "{name}");
+        let many = faults(|e| (0..13).for_each(|place| again(far(e), place, FAULT.0)));
         assert_one(&many, "in flight");
     }
 }

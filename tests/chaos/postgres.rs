@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use ulid::Ulid;
 
-use crate::harness::{Process, Turns, seconds, signal, within};
+use crate::harness::{Process, Turns, seconds, signal, try_signal, within};
 use crate::proxy::Target;
 
 /// A port that nothing listens on now.
@@ -157,7 +157,7 @@ impl Postgres {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let its = status.lines().find_map(|line| line.strip_prefix("PPid:"));
         if its.and_then(|its| its.trim().parse().ok()) == parent && parent.is_some() {
-            signal(by, pid);
+            try_signal(by, pid); // Between the look and the signal it may have ended.
         }
     }
 }

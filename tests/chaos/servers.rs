@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arrivals::{mail, push, recipients};
 use crate::books::Books;
-use crate::checker::{Evidence, Far, judge};
+use crate::checker::{Evidence, judge};
 use crate::clients::{Watched, watch};
 use crate::cluster::{Cluster, PHONES, TENANTS};
+use crate::far::Far;
 use crate::faults::{AT_ONCE, Struck, count, draw};
 use crate::harness::{END, eventually, given, python, seconds, seed, within};
 use crate::member::CONCURRENCY;
@@ -72,19 +73,7 @@ async fn whatever_breaks_nothing_committed_is_lost_and_streams_keep_the_order() 
     let [kinds, targets] = count(&struck);
     say(&format!("servers: faults: {} {kinds:?}", struck.len()));
     say(&format!("servers: targets: {targets:?}"));
-    for member in &cluster.members {
-        let member = member.lock().await;
-        let [led, refilled, took_over] = [
-            "the relay leads",
-            "filling the stream",
-            "made a consumer group",
-        ]
-        .map(|what| member.said(what));
-        say(&format!(
-            "servers: {}: led {led}, refilled the stream {refilled}, made a group {took_over} times",
-            member.name
-        ));
-    }
+    cluster.tell().await;
     say(&format!(
         "servers: events: {committed} committed, {rolled_back} rolled back, {doubtful} were doubtful"
     ));
@@ -207,6 +196,25 @@ impl Cluster {
         .await;
         let sql = "SELECT cause FROM herald.deliveries WHERE state <> 'delivered'";
         assert_eq!(self.query::<String>(sql).await, [""; 0], "not delivered");
+    }
+}
+
+impl Cluster {
+    /// What the processes said of themselves, and that they said nothing that must not be.
+    async fn tell(&self) {
+        for member in &self.members {
+            let member = member.lock().await;
+            let [led, filled, made] = ["the relay leads", "filling the stream", "made a consumer"]
+                .map(|what| member.said(what));
+            say(&format!(
+                "servers: {}: led {led}, filled the stream {filled}, made a group {made} times",
+                member.name
+            ));
+            // The database never was an older one.
+            for never in ["panicked", "a new epoch begins", "gave up events"] {
+                assert_eq!(member.said(never), 0, "{} said: {never}", member.name);
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub use database::{Database, emit};
 pub use herald::{Herald, Home};
 pub use http::{Api, text};
 pub use peers::{Push, Smtp};
-pub use process::{Process, signal};
+pub use process::{Process, signal, try_signal};
 pub use redis::OwnRedis;
 pub use sse::{END, Sse, follow};
 pub use wait::{Turns, eventually, seconds, within};
