@@ -95,13 +95,15 @@ impl Member {
         self.process.as_mut().expect("it was started")
     }
 
-    /// How often it has said something, in all its lives.
-    pub fn said(&self, what: &str) -> usize {
+    /// What it has said in all its lives.
+    pub fn log(&self) -> String {
         let log = self.home.path().join(format!("{}.log", self.name));
-        fs::read_to_string(log)
-            .expect("a log")
-            .matches(what)
-            .count()
+        fs::read_to_string(log).expect("a log")
+    }
+
+    /// How often it has said something.
+    pub fn said(&self, what: &str) -> usize {
+        self.log().matches(what).count()
     }
 
     /// Whether it drives sinks with retries.

@@ -1,7 +1,8 @@
 //! The story with PostgreSQL and Redis, and every role twice.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ async fn whatever_breaks_nothing_committed_is_lost_and_streams_keep_the_order() 
     say(&format!("servers: faults: {} {kinds:?}", struck.len()));
     say(&format!("servers: targets: {targets:?}"));
     cluster.tell().await;
+    keep(&cluster, &struck, &evidence).await;
     say(&format!(
         "servers: events: {committed} committed, {rolled_back} rolled back, {doubtful} were doubtful"
     ));
@@ -216,6 +218,21 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Leaves what happened in the folder `HERALD_CHAOS_KEEP`, to be read by somebody who wonders.
+async fn keep(cluster: &Cluster, struck: &[Struck], evidence: &Evidence) {
+    let Some(folder) = std::env::var_os("HERALD_CHAOS_KEEP").map(PathBuf::from) else {
+        return;
+    };
+    let write = |name: &str, text: String| fs::write(folder.join(name), text).expect("writes");
+    for member in &cluster.members {
+        let member = member.lock().await;
+        write(&format!("{}.log", member.name), member.log());
+    }
+    write("faults.txt", format!("{struck:#?}"));
+    write("email.txt", format!("{:#?}", evidence.email.arrivals));
+    write("push.txt", format!("{:#?}", evidence.push.arrivals));
 }
 
 /// Everything the checker wants to know.
