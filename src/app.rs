@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::broker::{Broker, Embedded, Redis, RedisOptions};
-use crate::config::{self, Config, Jitter, SinkTable};
+use crate::config::{self, Config, Jitter, Ordering, SinkTable};
 use crate::history::StoreHistory;
 use crate::http::{self, Api, AtWork, SinkHandle};
 use crate::metrics::Metrics;
@@ -122,21 +122,49 @@ pub async fn run(
     }
     let metrics = Arc::new(Metrics::new()?);
     let store = open_store(&config.store)?;
-    let Some((sequencer, head)) = begin(&config, &*store, &stop).await? else {
-        return Ok(());
-    };
-    let broker = open_broker(&config.broker, store.clone(), &head.epoch)?;
-    let shared = Shared {
-        history: history(&config, store.clone()),
-        began_at: head.seq,
-        config,
-        store,
-        broker,
-        metrics,
-        leading: watch::Sender::new(false),
-        stop,
-    };
-    shared.run(roles, sequencer, listening).await
+    let config = Arc::new(config);
+    let mut listener = None;
+    let mut listening = Some(listening);
+    // What is in memory (readers, acknowledgements, streams) speaks of places in one history of
+    // the feed. When another one begins, all of it is dropped and made anew.
+    while !stop.is_cancelled() {
+        let Some((sequencer, head)) = begin(&config, &*store, &stop).await? else {
+            break;
+        };
+        if roles.http && listener.is_none() {
+            listener = Some(listen(config.http.listen, listening.take())?);
+        }
+        let epoch = Epoch {
+            config: config.clone(),
+            history: history(&config, store.clone()),
+            began_at: head.seq,
+            broker: open_broker(&config.broker, store.clone(), &head.epoch)?,
+            name: head.epoch,
+            store: store.clone(),
+            metrics: metrics.clone(),
+            leading: watch::Sender::new(false),
+            stop: stop.child_token(),
+        };
+        epoch.run(&roles, sequencer, listener.as_ref()).await?;
+    }
+    Ok(())
+}
+
+/// Takes the address for as long as the process runs.
+fn listen(
+    address: SocketAddr,
+    listening: Option<impl FnOnce(SocketAddr)>,
+) -> anyhow::Result<std::net::TcpListener> {
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok((listener.local_addr()?, listener))
+    });
+    let (address, listener) =
+        bound.with_context(|| format!("http.listen: cannot listen on {address}"))?;
+    if let Some(listening) = listening {
+        listening(address);
+    }
+    Ok(listener)
 }
 
 /// Waits for the database, brings its schema up to date, and finds out whether another process
@@ -191,25 +219,28 @@ fn may_come_up(error: &StoreError) -> bool {
     }
 }
 
-/// What every part of the process shares.
-struct Shared {
-    config: Config,
+/// The process during one epoch of the feed: what every part of it shares.
+struct Epoch {
+    name: String,
+    config: Arc<Config>,
     store: Arc<dyn Store>,
     history: Arc<StoreHistory>,
     broker: Arc<dyn Broker>,
-    /// The feed's end when this process began: its streams are live from there on.
+    /// The feed's end when this began: its streams are live from there on.
     began_at: i64,
     metrics: Arc<Metrics>,
     leading: watch::Sender<bool>,
+    /// The process is to stop, or another epoch has begun.
     stop: CancellationToken,
 }
 
-impl Shared {
+impl Epoch {
+    /// Runs until `stop`, and drains.
     async fn run(
         self,
-        roles: Roles,
+        roles: &Roles,
         sequencer: Option<Box<dyn Sequencer>>,
-        listening: impl FnOnce(SocketAddr),
+        listener: Option<&std::net::TcpListener>,
     ) -> anyhow::Result<()> {
         let emitted = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
@@ -218,13 +249,14 @@ impl Shared {
             handles,
             gates,
             routes,
-        } = self.start_sinks(&roles, drain, &mut tasks).await?;
+        } = self.start_sinks(roles, drain, &mut tasks).await?;
 
         let monitor = Monitor {
+            epoch: self.name.clone(),
             store: self.store.clone(),
-            broker: self.broker.clone(),
             metrics: self.metrics.clone(),
             sinks: handles.clone(),
+            counted: HashMap::new(),
             gates,
             only_while: is_embedded(&self.config.broker).then(|| self.leading.subscribe()),
             stop: self.stop.clone(),
@@ -234,7 +266,7 @@ impl Shared {
             Ok(())
         });
 
-        if roles.http {
+        if let Some(listener) = listener {
             let api = Arc::new(Api {
                 store: self.store.clone(),
                 broker: self.broker.clone(),
@@ -247,11 +279,7 @@ impl Shared {
                 max_body: self.config.http.max_body_bytes,
                 max_payload: self.config.http.max_payload_bytes,
             });
-            let address = self.config.http.listen;
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("http.listen: cannot listen on {address}"))?;
-            listening(listener.local_addr()?);
+            let listener = TcpListener::from_std(listener.try_clone()?)?;
             let router = http::router(api, routes);
             tasks.spawn(serve(listener, router, self.stop.clone(), drain));
         }
@@ -381,6 +409,15 @@ struct Sinks {
 }
 
 fn settings(name: &str, table: &SinkTable) -> runner::Settings {
+    let breaker = runner::BreakerLimits {
+        failures: table.breaker.failures,
+        open: Backoff {
+            base: table.breaker.open,
+            factor: 2.0,
+            max: table.breaker.max_open,
+            jitter: false,
+        },
+    };
     runner::Settings {
         name: name.to_owned(),
         types: table.types.clone(),
@@ -393,6 +430,20 @@ fn settings(name: &str, table: &SinkTable) -> runner::Settings {
             jitter: table.retry.jitter == Jitter::Full,
         },
         max_attempts: table.retry.max_attempts,
+        rate: table.rate,
+        breaker,
+        destination: runner::DestinationLimits {
+            // So that the others always find room beside one that is slow.
+            concurrency: table
+                .destination
+                .concurrency
+                .unwrap_or((table.concurrency * 3).div_ceil(4)),
+            rate: table.destination.rate,
+            breaker,
+        },
+        expires_after: table.expires_after,
+        order: (table.ordering == Ordering::Key)
+            .then(|| runner::OrderKey::new(&table.ordering_key)),
     }
 }
 

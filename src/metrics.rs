@@ -28,6 +28,8 @@ pub struct Metrics {
     pub deliveries: IntCounterVec,
     pub delivery_seconds: HistogramVec,
     pub attempt_seconds: HistogramVec,
+    pub breaker_open: IntGaugeVec,
+    pub open_destinations: IntGaugeVec,
     pub retrying: IntGaugeVec,
     pub dead: IntGaugeVec,
     pub stream_clients: IntGaugeVec,
@@ -122,6 +124,18 @@ impl Metrics {
                 r,
                 "herald_attempt_seconds",
                 "How long an attempt took.",
+                &["sink"],
+            )?,
+            breaker_open: gauges(
+                r,
+                "herald_breaker_open",
+                "1 while everything fails for the sink and this process leaves it alone.",
+                &["sink"],
+            )?,
+            open_destinations: gauges(
+                r,
+                "herald_open_destinations",
+                "Destinations of the sink that this process leaves alone, as everything fails there.",
                 &["sink"],
             )?,
             retrying: gauges(

@@ -1,5 +1,5 @@
-//! Looks after the whole once a second: which sinks may work, which epoch it is, what the gauges
-//! say.
+//! Looks after the whole once a second: which sinks may work, whether the epoch is still the same,
+//! what the gauges say.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
 use crate::http::{AtWork, Health, SinkHandle};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -27,15 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is looked after.
 pub struct Monitor {
+    /// The epoch of the feed that this process works in.
+    pub epoch: String,
     pub store: Arc<dyn Store>,
-    pub broker: Arc<dyn Broker>,
     pub metrics: Arc<Metrics>,
     pub sinks: Vec<Arc<SinkHandle>>,
+    /// Events handed to clients that are in the metrics already, by sink.
+    pub counted: HashMap<String, u64>,
     /// For each competing sink of this process, whether it may work.
     pub gates: HashMap<String, watch::Sender<bool>>,
     /// Whether this process leads the relay; `None` where competing sinks need not care, because
     /// the broker keeps groups apart between processes.
     pub only_while: Option<watch::Receiver<bool>>,
+    /// Cancelled from outside, or by the monitor when another epoch has begun.
     pub stop: CancellationToken,
 }
 
@@ -43,7 +46,6 @@ impl Monitor {
     pub async fn run(mut self) {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut epoch = String::new();
         let stop = self.stop.clone();
         let mut ticks = 0_u64;
         loop {
@@ -52,7 +54,7 @@ impl Monitor {
                 () = stop.cancelled() => return,
                 () = self.lead_changed() => {}
             }
-            if let Err(error) = self.look(&mut epoch, ticks).await {
+            if let Err(error) = self.look(ticks).await {
                 tracing::warn!(error = %error, "the store cannot be looked at");
             }
             if ticks.is_multiple_of(HEALTH_EVERY) {
@@ -72,11 +74,12 @@ impl Monitor {
         }
     }
 
-    async fn look(&self, epoch: &mut String, ticks: u64) -> Result<(), StoreError> {
+    async fn look(&mut self, ticks: u64) -> Result<(), StoreError> {
         let head = self.store.feed_head().await?;
-        if *epoch != head.epoch {
-            self.broker.enter_epoch(&head.epoch);
-            *epoch = head.epoch;
+        if self.epoch != head.epoch {
+            tracing::warn!(epoch = %head.epoch, "another epoch of the feed has begun: beginning anew");
+            self.stop.cancel();
+            return Ok(());
         }
         self.metrics.feed_seq.set(head.seq);
         let allowed = self.only_while.as_ref().is_none_or(|lead| *lead.borrow());
@@ -97,14 +100,28 @@ impl Monitor {
             self.metrics.sink_lag.with_label_values(&labels).set(lag);
         }
         for sink in &self.sinks {
+            if let AtWork::Competing { runner, .. } = &sink.at_work {
+                let labels = [sink.name.as_str()];
+                let (open, destinations) = (runner.breaker_is_open(), runner.open_destinations());
+                self.metrics
+                    .breaker_open
+                    .with_label_values(&labels)
+                    .set(open.into());
+                self.metrics
+                    .open_destinations
+                    .with_label_values(&labels)
+                    .set(i64::try_from(destinations.len()).unwrap_or(i64::MAX));
+            }
             if let AtWork::Broadcast(at_work) = &sink.at_work {
                 let (labels, stats) = ([sink.name.as_str()], at_work.stats());
                 self.metrics
                     .stream_clients
                     .with_label_values(&labels)
                     .set(stats.clients.cast_signed());
+                let counted = self.counted.entry(sink.name.clone()).or_default();
+                let new = stats.events - std::mem::replace(counted, stats.events);
                 let handed = self.metrics.stream_events.with_label_values(&labels);
-                handed.inc_by(stats.events.saturating_sub(handed.get()));
+                handed.inc_by(new);
             }
         }
         if ticks.is_multiple_of(COUNT_EVERY) {

@@ -9,7 +9,7 @@ use herald_contract::Event;
 use tokio::sync::watch;
 
 use super::{Broker, BrokerError, Reader};
-use crate::store::{LedgerRow, Store};
+use crate::store::{LedgerRow, Store, Witness};
 
 /// How long a reader waits for a wake before it looks at the feed by itself: the relay may run
 /// in another process.
@@ -21,6 +21,8 @@ pub struct Embedded {
     store: Arc<dyn Store>,
     fed: watch::Sender<i64>,
     groups: Groups,
+    /// The furthest event that any reader has read.
+    read: Arc<Mutex<Option<Witness>>>,
 }
 
 type Groups = Arc<Mutex<HashMap<String, Group>>>;
@@ -46,6 +48,7 @@ impl Embedded {
             store,
             fed: watch::Sender::new(0),
             groups: Arc::default(),
+            read: Arc::default(),
         }
     }
 
@@ -58,6 +61,7 @@ impl Embedded {
             store: self.store.clone(),
             fed: self.fed.subscribe(),
             last,
+            read: self.read.clone(),
             group: group.map(|name| (name.to_owned(), self.groups.clone())),
         })
     }
@@ -65,11 +69,13 @@ impl Embedded {
 
 #[async_trait]
 impl Broker for Embedded {
-    fn enter_epoch(&self, _epoch: &str) {}
-
     /// The feed is the stream.
     async fn head(&self) -> Result<Option<i64>, BrokerError> {
         Ok(Some(self.store.feed_head().await?.seq))
+    }
+
+    async fn witness(&self) -> Result<Option<Witness>, BrokerError> {
+        Ok(*self.read.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn append(&self, events: &[Arc<Event>]) -> Result<(), BrokerError> {
@@ -134,6 +140,7 @@ struct FeedReader {
     store: Arc<dyn Store>,
     fed: watch::Receiver<i64>,
     last: i64,
+    read: Arc<Mutex<Option<Witness>>>,
     group: Option<(String, Groups)>,
 }
 
@@ -158,6 +165,13 @@ impl Reader for FeedReader {
             state.last = last.seq;
         }
         self.last = last.seq;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.is_none_or(|witness| witness.seq < last.seq) {
+            *read = Some(Witness {
+                seq: last.seq,
+                event_id: last.event_id,
+            });
+        }
         Ok(events)
     }
 }

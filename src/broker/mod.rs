@@ -11,7 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use herald_contract::Event;
 
-use crate::store::{LedgerRow, StoreError};
+use crate::store::{LedgerRow, StoreError, Witness};
 
 pub use embedded::Embedded;
 pub use redis::{Redis, RedisOptions};
@@ -34,17 +34,26 @@ pub enum BrokerError {
     Url(String),
 }
 
-/// Carries the feed to readers. All methods may be called from many tasks at once; every call
+/// How sure it is that an entry is this process's to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// It went to another process: leave it.
+    Lost,
+    /// The broker could not be asked for so long that another process may have it: wait.
+    Unsure,
+    Firm,
+}
+
+/// Carries one epoch of the feed to readers. All methods may be called from many tasks at once; every call
 /// bounds its own time.
 #[async_trait]
 pub trait Broker: Send + Sync {
-    /// The epoch whose stream is meant from now on. Readers notice, and go on in the new stream
-    /// from their sink's checkpoint.
-    fn enter_epoch(&self, epoch: &str);
-
     /// The `seq` of the stream's last entry, whether or not trimmed since; `None` for a stream
     /// that is not there.
     async fn head(&self) -> Result<Option<i64>, BrokerError>;
+
+    /// The last entry that is known by its event; `None` where there is none.
+    async fn witness(&self) -> Result<Option<Witness>, BrokerError>;
 
     /// Appends events, dense in `seq`, behind the stream's end. On an error some of the first
     /// may have been appended, never one without those before it. What the stream already has is
@@ -65,6 +74,12 @@ pub trait Broker: Send + Sync {
 
     /// Reads every event after `seq`, alone, without a group.
     async fn follow(&self, seq: i64) -> Result<Box<dyn Reader>, BrokerError>;
+
+    /// Whether this process may still begin to deliver what a reader of the group in it got. A
+    /// process that was stopped for a while, or cut off, must ask.
+    fn hold(&self, _group: &str, _seq: i64) -> Hold {
+        Hold::Firm
+    }
 
     /// Says that the group is done with these.
     async fn ack(&self, group: &str, seqs: &[i64]) -> Result<(), BrokerError>;

@@ -9,7 +9,9 @@ use humantime::format_duration;
 use super::decode::Judged;
 use super::fault::{Located, Path};
 use super::locate::Places;
+use super::sink::TENANT_KEY;
 use super::{AuthMode, Config, Retry, SinkTable};
+use crate::store::LEAD_HEARTBEAT;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -121,8 +123,8 @@ pub(super) fn root(config: &Config, checks: &mut Checks<'_>) {
 
     let relay = &config.relay;
     checks.number("relay.batch", relay.batch as u64, 1..=10_000);
-    checks.duration("relay.poll_min", relay.poll_min, MS..=MINUTE);
-    checks.duration("relay.poll_max", relay.poll_max, MS..=MINUTE);
+    checks.duration("relay.poll_min", relay.poll_min, MS..=LEAD_HEARTBEAT);
+    checks.duration("relay.poll_max", relay.poll_max, MS..=LEAD_HEARTBEAT);
     checks.duration("relay.trim_every", relay.trim_every, 100 * MS..=HOUR);
     checks.ordered(
         "relay.poll_min",
@@ -155,6 +157,38 @@ pub(super) fn sink(sink: &SinkTable, table: &Dict, checks: &mut Checks<'_>) {
     checks.duration("attempt_timeout", sink.attempt_timeout, 10 * MS..=HOUR);
     if table.contains_key("retry") {
         retry(&sink.retry, checks);
+    }
+    if let Some(concurrency) = sink.destination.concurrency {
+        let most = sink.concurrency as u64;
+        checks.number(
+            "destination.concurrency",
+            concurrency as u64,
+            1..=most.max(1),
+        );
+    }
+    let breaker = &sink.breaker;
+    checks.number("breaker.failures", breaker.failures.into(), 0..=10_000);
+    checks.duration("breaker.open", breaker.open, 100 * MS..=HOUR);
+    checks.duration("breaker.max_open", breaker.max_open, 100 * MS..=DAY);
+    checks.ordered(
+        "breaker.open",
+        breaker.open,
+        "breaker.max_open",
+        breaker.max_open,
+    );
+    if let Some(age) = sink.expires_after {
+        checks.duration("expires_after", age, 100 * MS..=365 * DAY);
+    }
+    let key = sink.ordering_key.strip_prefix("payload.");
+    if sink.ordering_key != TENANT_KEY && key.is_none_or(|k| k.split('.').any(str::is_empty)) {
+        checks.fault(
+            "ordering_key",
+            format!(
+                "{:?} is not the place of a key; write \"tenantId\", or a path such as \
+                 \"payload.orderId\"",
+                sink.ordering_key
+            ),
+        );
     }
 }
 

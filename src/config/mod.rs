@@ -15,6 +15,7 @@ mod decode;
 mod env;
 mod fault;
 mod file;
+mod limits;
 mod load;
 mod locate;
 mod redact;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use env::process_env;
 pub use fault::{At, Faults, Located, Path, Step};
+pub use limits::{Breaker, Destination, Ordering, Rate};
 pub use load::{DEFAULT_FILE, Loaded};
 pub use redact::redacted;
 pub use sink::{Kind, Section, SinkTable, check};

@@ -13,22 +13,31 @@ use super::checks::Checks;
 use super::decode::{Decoded, Judged, decode};
 use super::fault::{Located, Path};
 use super::locate::Places;
-use super::{Retry, checks, redact, tree, words};
+use super::{Breaker, Destination, Ordering, Rate, Retry, checks, redact, tree, words};
 
 /// A kind of sink: its name in `kind = "…"`, and what checks the keys that are its own. For a
 /// crate's configuration `T` that is [`check::<T>`](check).
 pub type Kind = (&'static str, fn(&Section) -> Vec<Located>);
 
+/// The key of `ordering_key` that stands for the tenant.
+pub(super) const TENANT_KEY: &str = "tenantId";
+
 pub(super) const NOT_A_TABLE: &str = "is not a table; write [sinks.NAME] and its keys below";
 
 /// The keys that [`Common`] reads, with `retry`.
-const COMMON: [&str; 6] = [
+const COMMON: [&str; 12] = [
     "kind",
     "types",
     "retry",
     "concurrency",
     "attempt_timeout",
     "enabled",
+    "rate",
+    "destination",
+    "breaker",
+    "expires_after",
+    "ordering",
+    "ordering_key",
 ];
 
 /// One sink of `config.toml`.
@@ -47,6 +56,17 @@ pub struct SinkTable {
     pub attempt_timeout: Duration,
     /// A sink that is not enabled is checked, but not run.
     pub enabled: bool,
+    /// Attempts in a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    pub destination: Destination,
+    pub breaker: Breaker,
+    /// How old an event may be when an attempt at a delivery begins.
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub expires_after: Option<Duration>,
+    pub ordering: Ordering,
+    /// Where an event's key is: `tenantId`, or a path such as `payload.orderId`.
+    pub ordering_key: String,
     /// The keys that only this kind has.
     #[serde(flatten)]
     pub section: Section,
@@ -61,6 +81,13 @@ struct Common {
     #[serde(with = "duration")]
     attempt_timeout: Duration,
     enabled: bool,
+    rate: Option<Rate>,
+    destination: Destination,
+    breaker: Breaker,
+    #[serde(with = "duration::option")]
+    expires_after: Option<Duration>,
+    ordering: Ordering,
+    ordering_key: String,
 }
 
 impl Default for Common {
@@ -71,6 +98,12 @@ impl Default for Common {
             concurrency: 32,
             attempt_timeout: Duration::from_secs(30),
             enabled: true,
+            rate: None,
+            destination: Destination::default(),
+            breaker: Breaker::default(),
+            expires_after: None,
+            ordering: Ordering::None,
+            ordering_key: TENANT_KEY.to_owned(),
         }
     }
 }
@@ -200,6 +233,12 @@ pub(super) fn read(
         concurrency: common.concurrency,
         attempt_timeout: common.attempt_timeout,
         enabled: common.enabled,
+        rate: common.rate,
+        destination: common.destination,
+        breaker: common.breaker,
+        expires_after: common.expires_after,
+        ordering: common.ordering,
+        ordering_key: common.ordering_key,
         section,
     };
     checks::sink(&sink, table, &mut checks);

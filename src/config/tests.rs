@@ -273,8 +273,8 @@ fn what_does_not_go_together_is_refused_with_the_reason() {
         ),
         ("store.url = \"sqlite://\"", "store.url: names no file"),
         (
-            "relay.poll_min = \"1s\"",
-            "relay.poll_min: \"1s\" is more than `relay.poll_max`",
+            "relay.poll_min = \"100ms\"",
+            "relay.poll_min: \"100ms\" is more than `relay.poll_max`",
         ),
         (
             "retry.max_delay = \"1ms\"",

@@ -73,6 +73,12 @@ struct SinkState {
     retrying: i64,
     dead: i64,
     paused: bool,
+    /// For competing sinks: `open` while everything fails and this process leaves the sink alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<&'static str>,
+    /// Destinations that this process leaves alone, as everything fails there: the first few.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    open_destinations: Vec<Arc<str>>,
     /// For broadcast sinks: clients of this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     clients: Option<u64>,
@@ -99,21 +105,36 @@ pub(super) async fn list(
         .map(|sink| {
             let counts = counts.get(&sink.name).copied().unwrap_or_default();
             let checkpoint = checkpoints.get(&sink.name);
-            let (mode, in_flight, clients) = match &sink.at_work {
-                AtWork::Competing { runner, .. } => ("competing", runner.in_flight(), None),
-                AtWork::Broadcast(sink) => ("broadcast", 0, Some(sink.stats().clients)),
-            };
-            SinkState {
+            let common = SinkState {
                 name: sink.name.clone(),
                 kind: sink.kind.clone(),
-                mode,
+                mode: "broadcast",
                 checkpoint: checkpoint.map(|c| c.seq),
                 lag: checkpoint.map(|c| (head.seq - c.seq).max(0)),
-                in_flight,
+                in_flight: 0,
                 retrying: counts.retrying,
                 dead: counts.dead,
                 paused: checkpoint.is_some_and(|c| c.paused),
-                clients,
+                breaker: None,
+                open_destinations: Vec::new(),
+                clients: None,
+            };
+            match &sink.at_work {
+                AtWork::Competing { runner, .. } => SinkState {
+                    mode: "competing",
+                    in_flight: runner.in_flight(),
+                    breaker: Some(if runner.breaker_is_open() {
+                        "open"
+                    } else {
+                        "closed"
+                    }),
+                    open_destinations: some(runner.open_destinations()),
+                    ..common
+                },
+                AtWork::Broadcast(sink) => SinkState {
+                    clients: Some(sink.stats().clients),
+                    ..common
+                },
             }
         })
         .collect();
@@ -122,6 +143,13 @@ pub(super) async fn list(
         pending: backlog.pending,
     };
     Ok(Json(Answer { sinks, feed }))
+}
+
+/// Of many, enough to know where to look.
+fn some(mut destinations: Vec<Arc<str>>) -> Vec<Arc<str>> {
+    destinations.sort_unstable();
+    destinations.truncate(20);
+    destinations
 }
 
 pub(super) async fn pause(

@@ -62,6 +62,7 @@ pub struct Relay {
     pub emitted: Arc<Notify>,
     /// Tells the rest of the process whether it leads.
     pub leading: watch::Sender<bool>,
+    /// Cancelled from outside, or by the relay itself when a new epoch begins.
     pub stop: CancellationToken,
 }
 

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! From `Lost` a stream behind the feed is filled from the feed, an absent one from the lowest
-//! checkpoint. A stream *ahead* of the feed belongs to another history (the database was restored
-//! from a backup): a new epoch begins, and with it a new stream.
+//! checkpoint. A stream that has what the feed has not belongs to another history (the database
+//! was restored from a backup): a new epoch begins, and with it every process anew, on a new
+//! stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,17 +124,16 @@ impl<'a> Publisher<'a> {
         let feed = self.relay.store.feed_head().await?;
         self.relay.metrics.feed_seq.set(feed.seq);
         let held = self.relay.broker.head().await?;
+        if self.diverged(held).await? {
+            let feed = self.relay.store.new_epoch(&feed.epoch).await?;
+            tracing::error!(
+                stream = held, feed = feed.seq, epoch = %feed.epoch,
+                "the stream has what the feed has not: the database is an older one; a new epoch begins"
+            );
+            self.relay.stop.cancel();
+            return Ok(());
+        }
         let head = match held {
-            // Events may have been sequenced since the feed was asked, by this relay or another.
-            Some(head) if head > feed.seq && self.relay.store.feed_head().await?.seq < head => {
-                let feed = self.relay.store.new_epoch(&feed.epoch).await?;
-                tracing::error!(
-                    stream = head, feed = feed.seq, epoch = %feed.epoch,
-                    "the stream is ahead of the feed: the database is an older one; a new epoch begins"
-                );
-                self.relay.broker.enter_epoch(&feed.epoch);
-                self.refill_start(feed.seq).await?
-            }
             Some(head) => head,
             None => self.refill_start(feed.seq).await?,
         };
@@ -149,6 +149,25 @@ impl<'a> Publisher<'a> {
         self.relay.metrics.stream_seq.set(head);
         self.catch_up(feed.seq).await?;
         self.trim(feed.seq).await
+    }
+
+    /// Whether the stream holds another history than the feed. What it holds is in the feed before
+    /// it is appended, so the feed is asked after the stream.
+    async fn diverged(&self, head: Option<i64>) -> Result<bool, PublishError> {
+        let witness = self.relay.broker.witness().await?;
+        let store = &self.relay.store;
+        let last = store.feed_head().await?.seq;
+        if head.is_some_and(|head| head > last) || witness.is_some_and(|w| w.seq > last) {
+            return Ok(true);
+        }
+        let Some(witness) = witness else {
+            return Ok(false);
+        };
+        // Nothing, or a later event, where retention has deleted it.
+        let found = store.feed(witness.seq - 1, 1).await?;
+        Ok(found
+            .first()
+            .is_some_and(|event| event.seq == witness.seq && event.event_id != witness.event_id))
     }
 
     /// Where an absent stream begins: behind the lowest checkpoint, but no further back than the

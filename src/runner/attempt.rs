@@ -1,63 +1,271 @@
-//! Attempts: calls of the sink, bounded in number and time.
+//! Attempts: calls of the sink, bounded in number, rate and time.
+//!
+//! Before an attempt begins, in this order:
+//!
+//! 1. the sink's breaker and its rate let it through, else it waits, and with it the stream;
+//! 2. its destination lets it in, else it is put aside in the ledger and the next one's turn comes;
+//! 3. there is room among the sink's attempts;
+//! 4. it is still of use, and still this process's to make: a process that was stopped for a while
+//!    or cut off finds that another has taken its work.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::Utc;
-use herald_contract::{Delivery, Outcome};
+use herald_contract::{Delivery, Outcome, Scope};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::breaker::Pass;
+use super::destinations::{Change, Report, Visit};
 use super::{Done, Runner, Work};
+use crate::broker::Hold;
+
+/// Between two looks at whether the broker can be asked again.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Deliveries that are made due in one statement, when their destination works again.
+const HASTEN: usize = 1_000;
+
+/// What became of a work on its way to an attempt.
+enum Way {
+    Free(Work, Option<Visit>),
+    /// It was put aside, or is another process's.
+    Elsewhere,
+    Stopped(Work),
+}
 
 /// Leaves what has not begun to the next process: an entry stays unacknowledged, and what was
 /// taken from the ledger is due again.
 async fn give_back(works: impl Iterator<Item = Work>, done: &mpsc::Sender<Done>) {
     for work in works.filter(|work| work.entry.is_none()) {
-        let put_back = Done::Attempted {
-            work,
-            outcome: Outcome::Defer {
-                until: Utc::now(),
-                cause: "herald stopped before the attempt".to_owned(),
-            },
-            took: Duration::ZERO,
+        let outcome = Outcome::Defer {
+            until: Utc::now(),
+            cause: "herald stopped before the attempt".to_owned(),
         };
-        let _ = done.send(put_back).await;
+        let _ = done.send(Done::unattempted(work, outcome)).await;
     }
 }
 
 impl Runner {
-    /// Begins an attempt at each work as soon as there is room, in their order.
+    /// Begins an attempt at each work as soon as it may, in their order.
     pub(super) async fn begin(self: &Arc<Self>, works: Vec<Work>, done: &mpsc::Sender<Done>) {
         let size = self.sink.batch().max(1);
         let mut works = works.into_iter();
         loop {
-            let batch: Vec<Work> = works.by_ref().take(size).collect();
+            let mut batch = Vec::new();
+            while batch.len() < size
+                && let Some(work) = works.next()
+            {
+                match self.clear_the_way(work, done).await {
+                    Way::Free(work, visit) => batch.push((work, visit)),
+                    Way::Elsewhere => {}
+                    Way::Stopped(work) => {
+                        let batch = batch.into_iter().map(|(work, _)| work);
+                        return give_back(batch.chain([work]).chain(works), done).await;
+                    }
+                }
+            }
             if batch.is_empty() {
                 return;
             }
             let permit = tokio::select! {
                 permit = self.permits.clone().acquire_owned() => permit,
                 () = self.stop.cancelled() => {
-                    return give_back(batch.into_iter().chain(works), done).await;
+                    let batch = batch.into_iter().map(|(work, _)| work);
+                    return give_back(batch.chain(works), done).await;
                 }
             };
             let Ok(permit) = permit else { return };
+            let mut still = Vec::with_capacity(batch.len());
+            for (work, visit) in batch {
+                if let Some(work) = self.still_ours(work).await {
+                    still.extend(
+                        self.still_of_use(work, done)
+                            .await
+                            .map(|work| (work, visit)),
+                    );
+                }
+            }
+            if still.is_empty() {
+                continue;
+            }
             let (runner, done) = (self.clone(), done.clone());
             self.attempts.spawn(async move {
                 let began = Instant::now();
+                let (batch, visits): (Vec<Work>, Vec<_>) = still.into_iter().unzip();
                 let outcomes = runner.attempt(&batch).await;
                 drop(permit);
                 let took = began.elapsed();
-                for (work, outcome) in batch.into_iter().zip(outcomes) {
+                for ((work, visit), outcome) in batch.into_iter().zip(visits).zip(outcomes) {
+                    runner.report(visit, &outcome, took);
                     let attempted = Done::Attempted {
                         work,
                         outcome,
-                        took,
+                        took: Some(took),
                     };
                     let _ = done.send(attempted).await;
                 }
             });
+        }
+    }
+
+    /// Waits for the sink's breaker and rate, and for a place at the destination.
+    async fn clear_the_way(&self, work: Work, done: &mpsc::Sender<Done>) -> Way {
+        if !self.wait_for_breaker().await {
+            return Way::Stopped(work);
+        }
+        let visit = match &work.delivery.recipient.destination {
+            None => None,
+            Some(destination) => match self.destinations.enter(destination).await {
+                Ok(visit) => Some(visit),
+                Err(until) => {
+                    let wait = until.saturating_duration_since(Instant::now());
+                    let _ = done.send(Done::PutAside { work, wait }).await;
+                    return Way::Elsewhere;
+                }
+            },
+        };
+        if !self.wait_for_rate().await {
+            return Way::Stopped(work);
+        }
+        Way::Free(work, visit)
+    }
+
+    /// `false` when the sink is stopped first.
+    async fn wait_for_breaker(&self) -> bool {
+        loop {
+            if self.stop.is_cancelled() {
+                return false;
+            }
+            let pass = self.breaker().ask(Instant::now());
+            match pass {
+                Pass::Go => return true,
+                // It may be closed sooner, by an attempt that was under way.
+                Pass::Wait(until) => {
+                    let until = until.min(Instant::now() + Duration::from_millis(200));
+                    let _ = timeout_at(until, self.stop.cancelled()).await;
+                }
+            }
+        }
+    }
+
+    /// `false` when the sink is stopped first.
+    async fn wait_for_rate(&self) -> bool {
+        let Some(rate) = &self.rate else {
+            return !self.stop.is_cancelled();
+        };
+        loop {
+            let taken = rate.lock().await.take(Instant::now());
+            match taken {
+                Ok(()) => return true,
+                Err(until) => {
+                    if timeout_at(until, self.stop.cancelled()).await.is_ok() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until it is sure whose the work is; `None` when it is another process's by now.
+    async fn still_ours(&self, work: Work) -> Option<Work> {
+        let Some(entry) = &work.entry else {
+            // It is due again when the lease is over.
+            return work
+                .leased_until
+                .is_none_or(|until| Instant::now() < until)
+                .then_some(work);
+        };
+        loop {
+            match self.broker.hold(&self.settings.name, entry.seq) {
+                Hold::Firm => return Some(work),
+                Hold::Unsure if !self.stop.is_cancelled() => tokio::time::sleep(LOOK).await,
+                Hold::Unsure | Hold::Lost => break,
+            }
+        }
+        self.under_way().remove(&entry.seq);
+        None
+    }
+
+    /// Settles what comes too late to be of use.
+    async fn still_of_use(&self, work: Work, done: &mpsc::Sender<Done>) -> Option<Work> {
+        if !self.has_expired(&work, Duration::ZERO) {
+            return Some(work);
+        }
+        let age = self.lifetime.unwrap_or_default();
+        let outcome = Outcome::skipped(format!(
+            "expired: older than {}",
+            humantime::format_duration(age)
+        ));
+        let _ = done.send(Done::unattempted(work, outcome)).await;
+        None
+    }
+
+    /// Whether the event's time is over, or will be after `wait`.
+    pub(super) fn has_expired(&self, work: &Work, wait: Duration) -> bool {
+        let Some(lifetime) = self.lifetime else {
+            return false;
+        };
+        let age = Utc::now() - work.delivery.event.created_at;
+        age.to_std().unwrap_or_default() + wait > lifetime
+    }
+
+    /// Tells the breakers what came of an attempt.
+    fn report(self: &Arc<Self>, visit: Option<Visit>, outcome: &Outcome, took: Duration) {
+        use Report::{Fails, Nothing, Works};
+        let (sink, destination) = match outcome {
+            Outcome::Delivered { .. } | Outcome::Reject { .. } | Outcome::Gone { .. } => {
+                (Works, Works)
+            }
+            Outcome::Skipped { .. } | Outcome::Defer { .. } => (Nothing, Nothing),
+            Outcome::Retry { scope, .. } => match scope {
+                Scope::Recipient => (Works, Works),
+                Scope::Destination if visit.is_some() => (Nothing, Fails),
+                Scope::Destination | Scope::Sink => (Fails, Nothing),
+            },
+        };
+        let name = &self.settings.name;
+        match sink {
+            Works if self.breaker().succeeded() => {
+                tracing::info!(sink = %name, "it works again");
+                self.put_off.notify_one();
+            }
+            Fails if self.breaker().failed(Instant::now()) => {
+                tracing::warn!(sink = %name, "everything fails: left alone for a while");
+            }
+            _ => {}
+        }
+        let Some(visit) = visit else { return };
+        let there = visit.destination().clone();
+        match visit.end(destination, took) {
+            Some(Change::Opened) => {
+                tracing::warn!(sink = %name, destination = %there, "left alone for a while");
+            }
+            Some(Change::Closed) => {
+                tracing::info!(sink = %name, destination = %there, "it works again");
+                let runner = self.clone();
+                self.attempts
+                    .spawn(async move { runner.hasten(&there).await });
+            }
+            None => {}
+        }
+    }
+
+    /// Makes due what waited for a destination that works again. What this misses comes in its
+    /// turn.
+    async fn hasten(&self, destination: &str) {
+        let name = &self.settings.name;
+        while !self.stop.is_cancelled() {
+            match self.store.ledger_hasten(name, destination, HASTEN).await {
+                Ok(hastened) => {
+                    self.put_off.notify_one();
+                    if hastened < HASTEN as u64 {
+                        return;
+                    }
+                }
+                Err(error) => return self.failed("cannot hasten what waited", &error),
+            }
         }
     }
 
@@ -82,6 +290,6 @@ impl Runner {
                 )
             }
         };
-        vec![Outcome::retry(cause); count]
+        vec![Outcome::retry(Scope::Destination, cause); count]
     }
 }

@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use herald_contract::{Delivery, Event, Outcome, Recipient, Recipients};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use ulid::Ulid;
 
 use super::{Done, Entry, Runner, Work};
@@ -18,9 +16,6 @@ const UNKNOWN: &str = "(unknown)";
 
 /// Longest key of a recipient, in bytes.
 const MAX_KEY: usize = 512;
-
-/// Longest wait between two looks at what is due.
-const LOOK: Duration = Duration::from_secs(1);
 
 impl Runner {
     /// Makes deliveries of what the reader hands on.
@@ -63,7 +58,13 @@ impl Runner {
             if !settled.is_empty() {
                 let _ = done.send(Done::Settled(settled)).await;
             }
-            self.begin(works, &done).await;
+            if self.settings.order.is_none() {
+                self.begin(works, &done).await;
+                continue;
+            }
+            for work in works {
+                let _ = done.send(Done::Lined(work)).await;
+            }
         }
     }
 
@@ -80,13 +81,7 @@ impl Runner {
         for (event, recipients) in events.into_iter().zip(recipients) {
             let (recipients, cause) = match recipients {
                 Ok(recipients) => (recipients, None),
-                Err(cause) => {
-                    let unknown = Recipient {
-                        key: UNKNOWN.to_owned(),
-                        hint: None,
-                    };
-                    (vec![unknown], Some(cause))
-                }
+                Err(cause) => (vec![Recipient::new(UNKNOWN)], Some(cause)),
             };
             let mut seen = HashSet::new();
             let new: Vec<Recipient> = recipients
@@ -98,6 +93,7 @@ impl Runner {
                 settled.push(event.seq);
                 continue;
             }
+            let order_key = self.settings.order.as_ref().and_then(|key| key.of(&event));
             let entry = Arc::new(Entry {
                 seq: event.seq,
                 open: AtomicUsize::new(new.len()),
@@ -113,6 +109,8 @@ impl Runner {
                     spent: 0,
                     history: Vec::new(),
                     entry: Some(entry.clone()),
+                    leased_until: None,
+                    order_key: order_key.clone(),
                 };
                 match cause {
                     None => works.push(work),
@@ -130,52 +128,8 @@ impl Runner {
         if key.is_empty() {
             key.push_str(UNKNOWN);
         }
-        let refused = Done::Attempted {
-            work,
-            outcome: Outcome::Reject { cause },
-            took: Duration::ZERO,
-        };
+        let refused = Done::unattempted(work, Outcome::Reject { cause });
         let _ = done.send(refused).await;
-    }
-
-    /// Makes deliveries of what is due in the ledger.
-    pub(super) async fn due(self: &Arc<Self>, done: mpsc::Sender<Done>) {
-        let name = &self.settings.name;
-        while self.wait_until_open().await {
-            // No more than can begin soon, or their lease would run out in our queue.
-            let room = self.permits.available_permits() * self.sink.batch().max(1);
-            let wait = if room == 0 {
-                Ok(Some(Duration::from_millis(20)))
-            } else {
-                self.store.ledger_wait(name).await
-            };
-            match wait {
-                Ok(Some(Duration::ZERO)) => {
-                    let lease = self.settings.attempt_timeout * 2 + Duration::from_secs(30);
-                    match self.store.ledger_due(name, lease, room).await {
-                        Ok(due) => {
-                            let works = due.into_iter().map(Work::from).collect();
-                            self.begin(works, &done).await;
-                        }
-                        Err(error) => {
-                            self.failed("cannot read what is due", &error);
-                            self.pause(LOOK).await;
-                        }
-                    }
-                }
-                Ok(wait) => {
-                    let wait = wait.unwrap_or(LOOK).min(LOOK);
-                    tokio::select! {
-                        _ = timeout(wait, self.put_off.notified()) => {}
-                        () = self.stop.cancelled() => {}
-                    }
-                }
-                Err(error) => {
-                    self.failed("cannot read what is due", &error);
-                    self.pause(LOOK).await;
-                }
-            }
-        }
     }
 
     /// Asks until there is an answer; `None` when the sink is stopped first.
@@ -196,24 +150,6 @@ impl Runner {
             }
         }
         None
-    }
-}
-
-impl From<crate::store::Due> for Work {
-    fn from(due: crate::store::Due) -> Self {
-        Self {
-            delivery: Delivery {
-                event: due.event,
-                recipient: Recipient {
-                    key: due.recipient,
-                    hint: None,
-                },
-                attempt: due.attempts.saturating_add(1),
-            },
-            spent: due.attempts,
-            history: due.history,
-            entry: None,
-        }
     }
 }
 

@@ -4,9 +4,12 @@
 //!
 //! ```text
 //!  stream ─▶ read ─▶ dispatch ─▶ attempts (at most `concurrency`) ─▶ record ─▶ ledger, then ack
-//!                                    ▲
+//!                                    ▲   └─ put aside ────────────────▲
 //!  ledger ─▶ due ────────────────────┘
 //! ```
+//!
+//! What may begin when stands in `attempt`, `breaker`, `rate` and `destinations`; a sink that keeps
+//! an order goes another way to its attempts, see `order`.
 //!
 //! Invariants:
 //! - An event is acknowledged only after every delivery of it is in the ledger. A process that
@@ -18,8 +21,13 @@
 //!   stream, and holds up nobody.
 
 mod attempt;
+mod breaker;
 mod broadcast;
+mod destinations;
 mod dispatch;
+mod due;
+mod order;
+mod rate;
 mod record;
 mod settle;
 
@@ -36,10 +44,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::broker::Broker;
+use crate::config::Rate;
 use crate::metrics::Metrics;
 use crate::store::{Attempt, Store};
 
+use breaker::Breaker;
+use destinations::Destinations;
+use rate::Bucket;
+
+pub use breaker::Limits as BreakerLimits;
 pub use broadcast::run as run_broadcast;
+pub use destinations::Limits as DestinationLimits;
+pub use order::OrderKey;
 
 /// Events that are read from the stream at a time.
 const READ: usize = 256;
@@ -63,6 +79,14 @@ pub struct Settings {
     pub backoff: Backoff,
     /// Attempts before a delivery is dead.
     pub max_attempts: u32,
+    /// Attempts in a time.
+    pub rate: Option<Rate>,
+    pub breaker: BreakerLimits,
+    pub destination: DestinationLimits,
+    /// How old an event may be when an attempt begins.
+    pub expires_after: Option<Duration>,
+    /// What keeps deliveries in order, if anything does.
+    pub order: Option<OrderKey>,
 }
 
 /// One competing sink at work.
@@ -84,6 +108,11 @@ pub struct Runner {
     /// Entries between the stream and their acknowledgement. A reader that lost its connection is
     /// handed what it had not acknowledged; what is on its way already is not begun again.
     under_way: Mutex<HashSet<i64>>,
+    breaker: Mutex<Breaker>,
+    rate: Option<tokio::sync::Mutex<Bucket>>,
+    destinations: Arc<Destinations>,
+    /// How old an event may be, by the sink and its settings.
+    lifetime: Option<Duration>,
 }
 
 /// A delivery on its way through the runner.
@@ -94,6 +123,10 @@ struct Work {
     history: Vec<Attempt>,
     /// The stream's entry that it came from; `None` when it came from the ledger.
     entry: Option<Arc<Entry>>,
+    /// Until when the ledger keeps it from the others, if it came from there.
+    leased_until: Option<Instant>,
+    /// The key of its lane, if it is kept in order.
+    order_key: Option<Arc<str>>,
 }
 
 /// An entry of the stream, acknowledged when the last of its deliveries is recorded.
@@ -111,14 +144,29 @@ impl Entry {
 
 /// What the recorder is told.
 enum Done {
-    /// An attempt ended.
+    /// An attempt ended, or was not made.
     Attempted {
         work: Work,
         outcome: Outcome,
-        took: Duration,
+        /// `None` without an attempt.
+        took: Option<Duration>,
     },
+    /// Its destination lets nobody through now; its turn is after this.
+    PutAside { work: Work, wait: Duration },
+    /// It is to begin when those before it in its lane are through.
+    Lined(Work),
     /// These entries need no delivery.
     Settled(Vec<i64>),
+}
+
+impl Done {
+    fn unattempted(work: Work, outcome: Outcome) -> Self {
+        Self::Attempted {
+            work,
+            outcome,
+            took: None,
+        }
+    }
 }
 
 impl Runner {
@@ -134,6 +182,16 @@ impl Runner {
     ) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(settings.concurrency)),
+            breaker: Mutex::new(Breaker::new(settings.breaker)),
+            rate: settings
+                .rate
+                .map(|rate| tokio::sync::Mutex::new(Bucket::new(rate))),
+            destinations: Arc::new(Destinations::new(settings.destination)),
+            lifetime: settings
+                .expires_after
+                .into_iter()
+                .chain(sink.lifetime())
+                .min(),
             settings,
             sink,
             store,
@@ -228,6 +286,20 @@ impl Runner {
         self.under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the sink is left alone for a while.
+    pub fn breaker_is_open(&self) -> bool {
+        self.breaker().is_open()
+    }
+
+    /// The destinations that are left alone for a while, as this process sees them.
+    pub fn open_destinations(&self) -> Vec<Arc<str>> {
+        self.destinations.open()
     }
 
     /// Calls of the sink under way now.

@@ -12,7 +12,7 @@ use ulid::Ulid;
 
 use super::{Done, Entry, RECORD, Runner, Work};
 use crate::backoff::Backoff;
-use crate::store::{Attempt, LedgerRow, LedgerWrite, State};
+use crate::store::{Attempt, Lane, LedgerRow, LedgerWrite, State, WaitsFor};
 
 /// Failed attempts that a ledger row remembers.
 const HISTORY: usize = 20;
@@ -24,11 +24,55 @@ const MAX_TEXT: usize = 1000;
 /// and the ledger then knows it.
 const ACK_TRIES: u32 = 3;
 
+/// How long a delivery waits for those before it in its lane before it would be due by itself. It is
+/// released when they are through, and lanes are looked through every minute.
+const LINED: Duration = Duration::from_secs(24 * 3600);
+
 /// An outcome as it goes into the ledger.
 struct Recorded {
     write: LedgerWrite,
     label: &'static str,
     work: Work,
+}
+
+/// What an outcome means for a delivery.
+struct Verdict {
+    state: State,
+    /// Whether it spends an attempt.
+    spends: bool,
+    /// For `Pending`: until the next attempt.
+    wait: Duration,
+    cause: Option<String>,
+    response: Option<String>,
+    waits_for: Option<WaitsFor>,
+    /// As the metrics count it.
+    label: &'static str,
+}
+
+impl Verdict {
+    fn final_state(state: State, cause: String, label: &'static str) -> Self {
+        Self {
+            state,
+            spends: true,
+            wait: Duration::ZERO,
+            cause: Some(cause),
+            response: None,
+            waits_for: None,
+            label,
+        }
+    }
+
+    fn pending(wait: Duration, cause: Option<String>, label: &'static str) -> Self {
+        Self {
+            state: State::Pending,
+            spends: false,
+            wait,
+            cause,
+            response: None,
+            waits_for: None,
+            label,
+        }
+    }
 }
 
 impl Runner {
@@ -46,15 +90,27 @@ impl Runner {
                         outcome,
                         took,
                     } => {
-                        self.metrics
-                            .attempt_seconds
-                            .with_label_values(&[&self.settings.name])
-                            .observe(took.as_secs_f64());
-                        records.push(self.conclude(work, outcome));
+                        if let Some(took) = took {
+                            self.metrics
+                                .attempt_seconds
+                                .with_label_values(&[&self.settings.name])
+                                .observe(took.as_secs_f64());
+                        }
+                        let verdict = self.judge(&work, outcome);
+                        records.push(Self::conclude(work, verdict));
+                    }
+                    Done::PutAside { work, wait } => {
+                        let verdict = Self::put_aside(&work, wait);
+                        records.push(Self::conclude(work, verdict));
+                    }
+                    Done::Lined(work) => {
+                        let verdict = Self::lined(&work);
+                        records.push(Self::conclude(work, verdict));
                     }
                 }
             }
             self.write(&records).await;
+            self.release(&records).await;
             self.tell_of_the_dead(&records).await;
             for record in records {
                 self.count(&record);
@@ -72,57 +128,30 @@ impl Runner {
         }
     }
 
-    /// What an outcome means for the ledger: attempts, backoff and limits are decided here.
-    fn conclude(&self, mut work: Work, outcome: Outcome) -> Recorded {
+    /// What an outcome means for the delivery: attempts, backoff and limits are decided here.
+    fn judge(&self, work: &Work, outcome: Outcome) -> Verdict {
         let spent = work.spent.saturating_add(1);
-        let (state, attempts, retry_in, cause, response, label) = match outcome {
-            Outcome::Delivered { response } => {
-                let response = response.map(shorten);
-                (
-                    State::Delivered,
-                    spent,
-                    Duration::ZERO,
-                    None,
-                    response,
-                    "delivered",
-                )
-            }
-            Outcome::Skipped { reason } => (
-                State::Skipped,
-                work.spent,
-                Duration::ZERO,
-                Some(reason),
-                None,
-                "skipped",
-            ),
-            Outcome::Gone { cause } => (
-                State::Gone,
-                spent,
-                Duration::ZERO,
-                Some(cause),
-                None,
-                "gone",
-            ),
-            Outcome::Reject { cause } => (
-                State::Dead,
-                spent,
-                Duration::ZERO,
-                Some(cause),
-                None,
-                "rejected",
-            ),
+        match outcome {
+            Outcome::Delivered { response } => Verdict {
+                state: State::Delivered,
+                spends: true,
+                wait: Duration::ZERO,
+                cause: None,
+                response: response.map(shorten),
+                waits_for: None,
+                label: "delivered",
+            },
+            Outcome::Skipped { reason } => Verdict {
+                spends: false,
+                ..Verdict::final_state(State::Skipped, reason, "skipped")
+            },
+            Outcome::Gone { cause } => Verdict::final_state(State::Gone, cause, "gone"),
+            Outcome::Reject { cause } => Verdict::final_state(State::Dead, cause, "rejected"),
             Outcome::Retry { cause, .. } if spent >= self.settings.max_attempts => {
                 let cause = format!("{spent} attempts failed; the last one: {cause}");
-                (
-                    State::Dead,
-                    spent,
-                    Duration::ZERO,
-                    Some(cause),
-                    None,
-                    "exhausted",
-                )
+                Verdict::final_state(State::Dead, cause, "exhausted")
             }
-            Outcome::Retry { after, cause } => {
+            Outcome::Retry { after, cause, .. } => {
                 // The far end's wish is a lower bound; so many come back at the same moment only
                 // if it told them so.
                 let wait = self
@@ -130,23 +159,46 @@ impl Runner {
                     .backoff
                     .after(spent)
                     .max(after.unwrap_or_default());
-                (State::Pending, spent, wait, Some(cause), None, "retry")
+                if self.has_expired(work, wait) {
+                    let cause = format!("expired before the next attempt; the last one: {cause}");
+                    return Verdict::final_state(State::Skipped, cause, "expired");
+                }
+                Verdict {
+                    spends: true,
+                    ..Verdict::pending(wait, Some(cause), "retry")
+                }
             }
             Outcome::Defer { until, cause } => {
                 let wait = (until - Utc::now()).to_std().unwrap_or_default();
-                (
-                    State::Pending,
-                    work.spent,
-                    wait,
-                    Some(cause),
-                    None,
-                    "deferred",
-                )
+                Verdict::pending(wait, Some(cause), "deferred")
             }
-        };
-        let cause = cause.map(shorten);
+        }
+    }
+
+    fn put_aside(work: &Work, wait: Duration) -> Verdict {
+        let destination = work.delivery.recipient.destination.as_deref();
+        let cause = format!("waits for {}", destination.unwrap_or_default());
+        Verdict {
+            waits_for: Some(WaitsFor::Destination),
+            ..Verdict::pending(wait, Some(cause), "deferred")
+        }
+    }
+
+    fn lined(work: &Work) -> Verdict {
+        if work.order_key.is_none() {
+            return Verdict::pending(Duration::ZERO, None, "lined");
+        }
+        let cause = "waits for those before it".to_owned();
+        Verdict {
+            waits_for: Some(WaitsFor::Order),
+            ..Verdict::pending(LINED, Some(cause), "lined")
+        }
+    }
+
+    fn conclude(mut work: Work, verdict: Verdict) -> Recorded {
+        let cause = verdict.cause.map(shorten);
         let mut history = std::mem::take(&mut work.history);
-        if let (Some(cause), true) = (&cause, attempts > work.spent) {
+        if let (Some(cause), true) = (&cause, verdict.spends) {
             history.push(Attempt {
                 at: Utc::now(),
                 cause: cause.clone(),
@@ -154,18 +206,26 @@ impl Runner {
             let surplus = history.len().saturating_sub(HISTORY);
             history.drain(..surplus);
         }
+        let event = &work.delivery.event;
         let write = LedgerWrite {
-            event_id: work.delivery.event.event_id,
-            tenant_id: work.delivery.event.tenant_id.clone(),
+            event_id: event.event_id,
+            tenant_id: event.tenant_id.clone(),
             recipient: work.delivery.recipient.key.clone(),
-            state,
-            attempts,
-            retry_in,
+            state: verdict.state,
+            attempts: work.spent.saturating_add(verdict.spends.into()),
+            retry_in: verdict.wait,
             cause,
-            response,
+            response: verdict.response,
             history,
+            destination: work.delivery.recipient.destination.clone(),
+            waits_for: verdict.waits_for,
+            order: work.order_key.clone().map(|key| (key, event.seq)),
         };
-        Recorded { write, label, work }
+        Recorded {
+            write,
+            label: verdict.label,
+            work,
+        }
     }
 
     /// Writes until it is written: nothing is acknowledged before. A recipient that stands twice
@@ -188,6 +248,32 @@ impl Runner {
         }
         if writes.iter().any(|write| write.state == State::Pending) {
             self.put_off.notify_one();
+        }
+    }
+
+    /// Lets those go that are first in the lanes that changed. What this misses, a sweep finds.
+    async fn release(&self, records: &[Recorded]) {
+        let changed = records.iter().filter(|record| {
+            record.write.state != State::Pending || record.write.waits_for.is_some()
+        });
+        let mut lanes: Vec<Lane> = changed
+            .filter_map(|record| {
+                Some(Lane {
+                    recipient: record.write.recipient.clone(),
+                    key: record.work.order_key.as_deref()?.to_owned(),
+                })
+            })
+            .collect();
+        // In one order, so that two processes wait for each other and do not deadlock.
+        lanes.sort_unstable();
+        lanes.dedup();
+        if lanes.is_empty() {
+            return;
+        }
+        match self.store.ledger_release(&self.settings.name, &lanes).await {
+            Ok(0) => {}
+            Ok(_) => self.put_off.notify_one(),
+            Err(error) => self.failed("cannot let go of what waits in order", &error),
         }
     }
 

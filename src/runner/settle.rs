@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Runner;
+use crate::broker::BrokerError;
 
 /// How often the checkpoint is moved. A lost group begins again at the checkpoint, so this bounds
 /// what is looked up in the ledger once more.
@@ -23,14 +24,18 @@ impl Runner {
 
     pub(super) async fn settle_once(&self) {
         let name = &self.settings.name;
-        match self.broker.settled(name).await {
-            Ok(Some(seq)) => {
-                if let Err(error) = self.store.settle(name, seq).await {
+        let asked = async {
+            let settled = self.broker.settled(name).await?;
+            Ok::<_, BrokerError>((settled, self.broker.witness().await?))
+        };
+        match asked.await {
+            Ok((Some(seq), witness)) => {
+                if let Err(error) = self.store.settle(name, seq, witness).await {
                     self.failed("cannot move the checkpoint", &error);
                 }
             }
             // No group yet, or the broker lost it: the reader makes it anew.
-            Ok(None) => {}
+            Ok((None, _)) => {}
             Err(error) => self.failed("cannot ask how far the group is", &error),
         }
     }

@@ -55,6 +55,36 @@ pub struct Attempt {
     pub cause: String,
 }
 
+/// What a pending delivery waits for, beside its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Its destination lets nobody through now; [`Store::ledger_hasten`] makes it due.
+    ///
+    /// [`Store::ledger_hasten`]: super::Store::ledger_hasten
+    Destination,
+    /// The pending ones before it in its lane; [`Store::ledger_release`] makes it due.
+    ///
+    /// [`Store::ledger_release`]: super::Store::ledger_release
+    Order,
+}
+
+impl WaitsFor {
+    /// As the ledger's `waits_for` column has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Order => "order",
+        }
+    }
+}
+
+/// Deliveries that one recipient gets one after the other: those of one key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane {
+    pub recipient: String,
+    pub key: String,
+}
+
 /// What came of an attempt, to be recorded.
 #[derive(Debug, Clone)]
 pub struct LedgerWrite {
@@ -72,6 +102,13 @@ pub struct LedgerWrite {
     pub response: Option<String>,
     /// The latest failed attempts, oldest first, bounded.
     pub history: Vec<Attempt>,
+    /// [`Recipient::destination`](herald_contract::Recipient::destination)
+    pub destination: Option<Arc<str>>,
+    /// For `Pending`.
+    pub waits_for: Option<WaitsFor>,
+    /// The lane's key and the event's `seq`, which is its place in the lane. What was recorded
+    /// once stays.
+    pub order: Option<(Arc<str>, i64)>,
 }
 
 /// A pending delivery whose time has come.
@@ -82,6 +119,8 @@ pub struct Due {
     /// Attempts spent so far.
     pub attempts: u32,
     pub history: Vec<Attempt>,
+    pub destination: Option<Arc<str>>,
+    pub order_key: Option<Arc<str>>,
 }
 
 /// A delivery as it is shown.

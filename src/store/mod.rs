@@ -19,7 +19,9 @@ use serde_json::value::RawValue;
 use ulid::Ulid;
 
 pub use error::StoreError;
-pub use ledger::{Attempt, DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, event_id};
+pub use ledger::{
+    Attempt, DeadFilter, Due, Lane, LedgerRow, LedgerWrite, SinkCounts, State, WaitsFor, event_id,
+};
 pub use postgres::{Postgres, SEQUENCE, emit};
 pub use sqlite::Sqlite;
 
@@ -97,6 +99,14 @@ pub struct PageQuery<'a> {
     pub newest_first: bool,
 }
 
+/// An entry that the stream has, or that was read from it. Where the feed has another event at its
+/// `seq`, or ends before it, the feed's history is not the stream's: the database is an older copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Witness {
+    pub seq: i64,
+    pub event_id: Ulid,
+}
+
 /// Where a sink stands, as the store keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -105,9 +115,12 @@ pub struct Checkpoint {
     pub paused: bool,
 }
 
+/// How often a leader calls [`Sequencer::sequence`] at least, also when nothing waits.
+pub const LEAD_HEARTBEAT: Duration = Duration::from_millis(250);
+
 /// Moves committed outbox rows into the feed. Whoever holds one leads; dropping it gives up the
 /// lead. It works on the very connection that holds the lock, so that a lost connection is a lost
-/// lead.
+/// lead. One that is not called for a few [`LEAD_HEARTBEAT`]s may lose the lead: its process hangs.
 #[async_trait]
 pub trait Sequencer: Send {
     /// Claims up to `limit` outbox rows and gives each the next `seq`, in one transaction. The
@@ -174,9 +187,15 @@ pub trait Store: Feed {
 
     async fn checkpoints(&self) -> Result<Vec<(String, Checkpoint)>, StoreError>;
 
-    /// Moves a sink's checkpoint forward, never back, and never past the feed's end: a broker may
-    /// have seen more than a database that was restored from a backup.
-    async fn settle(&self, sink: &str, seq: i64) -> Result<(), StoreError>;
+    /// Moves a sink's checkpoint forward, never back. Nothing moves where `seq` is past the feed's
+    /// end or the feed has another event in the place of `witness`: then the broker speaks of a
+    /// history that this database, restored from a backup, does not have.
+    async fn settle(
+        &self,
+        sink: &str,
+        seq: i64,
+        witness: Option<Witness>,
+    ) -> Result<(), StoreError>;
 
     /// Whether the sink is known.
     async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError>;
@@ -195,16 +214,33 @@ pub trait Store: Feed {
 
     /// Takes up to `limit` pending rows whose time has come, oldest first, and puts their next
     /// attempt off by `lease`, so that no other process takes them and a crash costs no more
-    /// than that.
+    /// than that. Of a lane only the first pending row is taken, and none beyond `upto`, up to
+    /// where it is known that no row of a smaller `seq` is yet to come.
     async fn ledger_due(
         &self,
         sink: &str,
         lease: Duration,
         limit: usize,
+        upto: Option<i64>,
     ) -> Result<Vec<Due>, StoreError>;
 
     /// How long until the sink's next pending row is due; zero if one is, `None` if none waits.
     async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError>;
+
+    /// Makes due what waits for this destination, at most `limit`; returns how many.
+    async fn ledger_hasten(
+        &self,
+        sink: &str,
+        destination: &str,
+        limit: usize,
+    ) -> Result<u64, StoreError>;
+
+    /// Makes due the first pending row of each lane, where it waits for those before it. Call it
+    /// after whatever was recorded of these lanes is committed.
+    async fn ledger_release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError>;
+
+    /// The same for all lanes of the sink: for what a crash left waiting.
+    async fn ledger_release_all(&self, sink: &str) -> Result<u64, StoreError>;
 
     /// Every delivery of an event, across sinks.
     async fn deliveries(&self, event: Ulid) -> Result<Vec<LedgerRow>, StoreError>;

@@ -20,6 +20,9 @@ pub fn write(event: &Event, recipient: &str, state: State) -> LedgerWrite {
         cause: (state != State::Delivered).then(|| "refused".to_owned()),
         response: (state == State::Delivered).then(|| "250 OK".to_owned()),
         history: Vec::new(),
+        destination: None,
+        waits_for: None,
+        order: None,
     }
 }
 
@@ -165,7 +168,12 @@ pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {
         .await
         .expect("recorded");
     let hour = Duration::from_secs(3600);
-    let due = async |sink, limit| f.store.ledger_due(sink, hour, limit).await.expect("taken");
+    let due = async |sink, limit| {
+        f.store
+            .ledger_due(sink, hour, limit, None)
+            .await
+            .expect("taken")
+    };
     assert!(due("push", 10).await.is_empty());
     let first = due("email", 3).await;
     assert_eq!(first.len(), 3);
@@ -205,7 +213,11 @@ pub async fn a_row_is_due_when_its_time_has_come(f: Arc<Fixture>) {
         .expect("recorded");
     let hour = Duration::from_secs(3600);
     for _ in 0..500 {
-        let due = f.store.ledger_due("email", hour, 10).await.expect("taken");
+        let due = f
+            .store
+            .ledger_due("email", hour, 10, None)
+            .await
+            .expect("taken");
         if !due.is_empty() {
             assert_eq!(due.len(), 1);
             assert_eq!(due[0].recipient, "soon");

@@ -15,6 +15,7 @@ mod sequencing;
 mod sinks;
 mod sqlite;
 mod subscriptions;
+mod waiting;
 
 /// Makes a test of each function, on each database.
 macro_rules! on_every_database {
@@ -72,6 +73,7 @@ on_every_database! {
     sinks {
         a_new_sink_begins_at_the_feeds_end_and_stays_where_it_is
         checkpoints_never_go_back_and_never_pass_the_feed
+        a_checkpoint_does_not_move_for_a_broker_that_speaks_of_another_history
         a_known_sink_is_paused_and_resumed
     }
     ledger {
@@ -90,6 +92,12 @@ on_every_database! {
         special_characters_in_filters_mean_themselves
         replay_makes_dead_letters_due_with_all_attempts_before_them
         drop_deletes_what_matches_and_nothing_else
+    }
+    waiting {
+        what_waits_for_a_destination_is_due_when_it_is_hastened
+        of_a_lane_only_the_first_is_taken_and_the_next_when_it_is_through
+        nothing_of_a_lane_is_taken_beyond_what_is_known_to_be_complete
+        a_sweep_lets_go_of_the_first_in_every_lane
     }
     subscriptions {
         a_subscription_reads_back_as_it_was_put

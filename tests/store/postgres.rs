@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use herald::store::{Postgres, emit};
@@ -108,6 +108,29 @@ async fn a_lost_connection_is_a_lost_lead_and_the_next_one_goes_on() {
         }
         let moved = lead.expect("leads").sequence(10).await.expect("sequenced");
         assert_eq!((moved.len(), moved[0].seq), (1, 2));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leader_that_falls_silent_loses_the_lead_and_the_next_one_goes_on() {
+    on_postgres(async |f| {
+        f.feed(&[event("acme", "a")]).await;
+        let other = f.another();
+        let mut silent = f.lead().await;
+        f.emit(&[event("acme", "b")]).await;
+        let begin = Instant::now();
+        let mut lead = loop {
+            if let Some(lead) = other.try_lead().await.expect("asked") {
+                break lead;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(20), "it still leads");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        println!("lost after {:?}", begin.elapsed());
+        let moved = lead.sequence(10).await.expect("sequenced");
+        assert_eq!((moved.len(), moved[0].seq), (1, 2));
+        assert!(silent.sequence(10).await.is_err(), "it believes to lead");
     })
     .await;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use herald::store::Checkpoint;
+use herald::store::{Checkpoint, Witness};
 
 use crate::backend::{Fixture, event};
 
@@ -26,10 +26,27 @@ pub async fn checkpoints_never_go_back_and_never_pass_the_feed(f: Arc<Fixture>) 
     f.store.register_sink("email").await.expect("done");
     let events: Vec<_> = (0..7).map(|_| event("acme", "a")).collect();
     f.feed(&events).await;
-    for (seq, expected) in [(5, 5), (3, 5), (5, 5), (6, 6), (1000, 7), (6, 7)] {
-        f.store.settle("email", seq).await.expect("settled");
+    for (seq, expected) in [(5, 5), (3, 5), (5, 5), (6, 6), (1000, 6), (7, 7), (6, 7)] {
+        f.store.settle("email", seq, None).await.expect("settled");
         let all = f.store.checkpoints().await.expect("read");
-        assert_eq!(all[0].1, at(expected));
+        assert_eq!(all[0].1, at(expected), "after {seq}");
+    }
+}
+
+pub async fn a_checkpoint_does_not_move_for_a_broker_that_speaks_of_another_history(
+    f: Arc<Fixture>,
+) {
+    f.store.register_sink("email").await.expect("done");
+    let events = f.feed(&[event("acme", "a"), event("acme", "a")]).await;
+    let witness = |seq, event_id| Some(Witness { seq, event_id });
+    for (witness, expected) in [
+        (witness(2, events[0].event_id), 0),
+        (witness(3, events[1].event_id), 0),
+        (witness(2, events[1].event_id), 1),
+    ] {
+        f.store.settle("email", 1, witness).await.expect("settled");
+        let all = f.store.checkpoints().await.expect("read");
+        assert_eq!(all[0].1, at(expected), "{witness:?}");
     }
 }
 

@@ -15,6 +15,6 @@ mod types;
 pub use config::{Fault, SinkConfig};
 pub use event::{Event, MalformedEvent};
 pub use host::{Cursor, History, Host, Place, Subscription, Subscriptions, Unavailable};
-pub use outcome::Outcome;
+pub use outcome::{Outcome, Scope};
 pub use sink::{Broadcast, Delivery, Recipient, Recipients, Sink, StreamStats};
 pub use types::{InvalidName, TypeFilter, check_tenant, check_type, parse_event_id};

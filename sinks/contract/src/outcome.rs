@@ -25,6 +25,7 @@ pub enum Outcome {
     /// RFC 9110 §10.2.3), which the runner never undercuts.
     Retry {
         after: Option<Duration>,
+        scope: Scope,
         cause: String,
     },
     /// Not now, through no fault of the delivery. Spends no attempt.
@@ -37,11 +38,24 @@ pub enum Outcome {
     Gone { cause: String },
 }
 
+/// For whom else an attempt would fail of the same cause. Where that is more than one recipient,
+/// the runner stops trying for a while (a circuit breaker).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// This recipient alone: a full mailbox, say.
+    Recipient,
+    /// Everybody at the same [`Recipient::destination`](crate::Recipient::destination).
+    Destination,
+    /// Everybody: the sink's own server is away, or refuses it.
+    Sink,
+}
+
 impl Outcome {
     /// A retry without a wish of the far end's.
-    pub fn retry(cause: impl Into<String>) -> Self {
+    pub fn retry(scope: Scope, cause: impl Into<String>) -> Self {
         Self::Retry {
             after: None,
+            scope,
             cause: cause.into(),
         }
     }

@@ -16,6 +16,20 @@ pub struct Recipient {
     /// What the sink wants back with the first attempt so that it need not look it up again.
     /// Opaque to the runner and not stored: `None` on every later attempt.
     pub hint: Option<Arc<str>>,
+    /// The far end that it shares with others, such as a mail domain or a push service's host.
+    /// Limits and breakers hold for each. At most 255 bytes.
+    pub destination: Option<Arc<str>>,
+}
+
+impl Recipient {
+    /// One that shares its far end with nobody that is worth knowing, and needs no hint.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            hint: None,
+            destination: None,
+        }
+    }
 }
 
 /// The recipients of one event, or why it can have none: a cause that makes a dead letter.
@@ -37,6 +51,12 @@ pub trait Sink: Send + Sync + 'static {
     /// How many deliveries one call of [`Sink::deliver`] takes at most.
     fn batch(&self) -> usize {
         1
+    }
+
+    /// For how long after its creation an event is of use to its recipients; the host does not
+    /// deliver it later. `None`: for ever.
+    fn lifetime(&self) -> Option<Duration> {
+        None
     }
 
     /// Who is to learn of each event, in the order of `events`. An event without recipients is

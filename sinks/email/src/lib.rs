@@ -24,7 +24,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
-use herald_contract::{Delivery, Event, Host, Outcome, Recipient, Recipients, Sink, Unavailable};
+use herald_contract::{
+    Delivery, Event, Host, Outcome, Recipient, Recipients, Scope, Sink, Unavailable,
+};
 
 use mailbox::Mailbox;
 use message::Mail;
@@ -115,14 +117,22 @@ async fn put(mailbox: &Arc<Mailbox>, event: &Arc<Event>, mail: Mail) -> Outcome 
         Ok(id) => Outcome::Delivered {
             response: Some(format!("/mailbox/{id}")),
         },
-        Err(e) => Outcome::retry(format!("the mailbox {}: {e}", mailbox.folder().display())),
+        Err(e) => Outcome::retry(
+            Scope::Sink,
+            format!("the mailbox {}: {e}", mailbox.folder().display()),
+        ),
     }
 }
 
 #[async_trait]
 impl Sink for Email {
     async fn recipients(&self, events: &[Arc<Event>]) -> Result<Vec<Recipients>, Unavailable> {
-        let recipient = |key| Recipient { key, hint: None };
+        let recipient = |key: String| Recipient {
+            destination: key
+                .rsplit_once('@')
+                .map(|(_, domain)| domain.to_ascii_lowercase().into()),
+            ..Recipient::new(key)
+        };
         Ok(events
             .iter()
             .map(|event| {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use herald_contract::Outcome;
+use herald_contract::{Outcome, Scope};
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
@@ -129,11 +129,14 @@ impl Smtp {
         match timeout(self.timeout, self.converse(mail)).await {
             Ok(Ok(response)) => response,
             Ok(Err(failure)) => failure.outcome(),
-            Err(_) => Outcome::retry(format!(
-                "the mail server {} did not finish within {:?}",
-                self.address(),
-                self.timeout
-            )),
+            Err(_) => Outcome::retry(
+                Scope::Sink,
+                format!(
+                    "the mail server {} did not finish within {:?}",
+                    self.address(),
+                    self.timeout
+                ),
+            ),
         }
     }
 
@@ -209,10 +212,10 @@ impl Smtp {
                     response: Some(answer(&response)),
                 })
             }
-            Ok(response) => Ok(Outcome::retry(format!(
-                "unexpected answer to a message: {}",
-                answer(&response)
-            ))),
+            Ok(response) => Ok(Outcome::retry(
+                Scope::Recipient,
+                format!("unexpected answer to a message: {}", answer(&response)),
+            )),
             Err(error) => {
                 self.reset(connection, &error).await;
                 Err(at(Stage::Message)(error))
@@ -334,7 +337,21 @@ impl Failure {
         };
         match &self.error {
             Some(error) if error.is_permanent() && !ours(error) => Outcome::reject(cause),
-            _ => Outcome::retry(cause),
+            _ => Outcome::retry(self.scope(), cause),
+        }
+    }
+
+    /// Whom else the server would refuse (RFC 5321 §4.2.3). 421 is the server leaving, 454 and 53x
+    /// are about our credentials; 450 and 452 are about one mailbox. 451 is a fault in processing,
+    /// or greylisting, which goes by the domain at the earliest.
+    fn scope(&self) -> Scope {
+        match (self.stage, self.error.as_ref().and_then(code)) {
+            (Stage::Connect | Stage::Sender, _) | (_, None | Some(421 | 454 | 530..=538)) => {
+                Scope::Sink
+            }
+            (Stage::Recipient, Some(450 | 452)) => Scope::Recipient,
+            (Stage::Message, Some(452)) => Scope::Sink,
+            _ => Scope::Destination,
         }
     }
 }

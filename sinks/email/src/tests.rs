@@ -50,10 +50,7 @@ fn smtp(server: &Server, more: serde_json::Value) -> Arc<Email> {
 async fn deliver(sink: &Email, to: &str, payload: serde_json::Value) -> Outcome {
     let delivery = Delivery {
         event: Arc::new(event("order.created", payload)),
-        recipient: Recipient {
-            key: to.into(),
-            hint: None,
-        },
+        recipient: Recipient::new(to),
         attempt: 1,
     };
     let mut outcomes = sink.deliver(&[delivery]).await;

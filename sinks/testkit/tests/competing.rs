@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use herald_contract::{Delivery, Event, Outcome, Recipient, Recipients, Sink, Unavailable};
+use herald_contract::{Delivery, Event, Outcome, Recipient, Recipients, Scope, Sink, Unavailable};
 use herald_testkit::{Arrival, FarEnd, SinkBench, event, exercise_sink};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +51,14 @@ impl Paper {
         }: &Delivery,
     ) -> Outcome {
         if is_odd(event) && self.defect == Defect::RetriesPayloads {
-            return Outcome::retry("what is this?");
+            return Outcome::retry(Scope::Recipient, "what is this?");
         }
         match (*self.desk.far_end.lock().expect("whole"), self.defect) {
             (Some(FarEnd::FailsForNow), Defect::GivesUpAtOnce) => return Outcome::reject("busy"),
-            (Some(FarEnd::FailsForNow), _) => return Outcome::retry("busy"),
-            (Some(FarEnd::FailsForGood), Defect::NeverGivesUp) => return Outcome::retry("busy"),
+            (Some(FarEnd::FailsForNow), _) => return Outcome::retry(Scope::Destination, "busy"),
+            (Some(FarEnd::FailsForGood), Defect::NeverGivesUp) => {
+                return Outcome::retry(Scope::Destination, "busy");
+            }
             (Some(FarEnd::FailsForGood), _) => {
                 return Outcome::Gone {
                     cause: "moved".into(),
@@ -105,8 +107,8 @@ impl Sink for Paper {
             let hint = Some("hint".into());
             Ok(keys
                 .map(|key| Recipient {
-                    key,
                     hint: hint.clone(),
+                    ..Recipient::new(key)
                 })
                 .collect())
         };

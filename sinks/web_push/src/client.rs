@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDateTime, Utc};
-use herald_contract::Outcome;
+use herald_contract::{Outcome, Scope};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -193,6 +193,7 @@ pub fn classify(answer: &Answer, now: DateTime<Utc>) -> Outcome {
         404 | 410 => Outcome::Gone { cause },
         401 | 408 | 425 | 429 | 300..=399 | 500.. => Outcome::Retry {
             after: retry_after(&answer.headers, now),
+            scope: Scope::Destination,
             cause,
         },
         _ => Outcome::Reject { cause },
@@ -252,7 +253,9 @@ mod tests {
         match classify(&answer(status, &[]), Utc::now()) {
             Outcome::Delivered { .. } => "delivered",
             Outcome::Gone { .. } => "gone",
-            Outcome::Retry { after: None, cause } if cause.ends_with(": why") => "retry",
+            Outcome::Retry {
+                after: None, cause, ..
+            } if cause.ends_with(": why") => "retry",
             Outcome::Reject { cause } if cause.ends_with(": why") => "reject",
             other => panic!("{status}: {other:?}"),
         }

@@ -23,12 +23,13 @@ mod vapid;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use herald_contract::{
-    Delivery, Event, Host, Outcome, Recipient, Recipients, Sink, Subscription, Unavailable,
+    Delivery, Event, Host, Outcome, Recipient, Recipients, Scope, Sink, Subscription, Unavailable,
 };
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
@@ -49,6 +50,9 @@ const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("herald/", env!("CARGO_PKG_VERSION")));
 /// When a subscription could not be looked up, ask again after this.
 const LOOK_UP_AGAIN: TimeDelta = TimeDelta::seconds(2);
+
+/// With a `ttl` of "0s" (now or never), for how long "now" lasts here.
+const NOW: Duration = Duration::from_secs(30);
 
 /// The sink. It must be made within a Tokio runtime.
 pub struct WebPush {
@@ -107,7 +111,7 @@ impl WebPush {
         };
         let answer = match self.client.send(request).await {
             Ok(answer) => answer,
-            Err(cause) => return Outcome::retry(cause),
+            Err(cause) => return Outcome::retry(Scope::Destination, cause),
         };
         if let StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN = answer.status {
             self.tokens.forget(&endpoint.origin);
@@ -126,19 +130,21 @@ impl WebPush {
         let body = Receiver::new(&subscription.p256dh, &subscription.auth)
             .and_then(|receiver| encrypt::encrypt(&receiver, &message.plaintext))
             .map_err(|e| match e {
-                EncryptError::Random => Outcome::retry(e.to_string()),
+                EncryptError::Random => Outcome::retry(Scope::Recipient, e.to_string()),
                 _ => Outcome::reject(format!("cannot encrypt for this subscription: {e}")),
             })?;
         let authorization = self
             .tokens
             .authorization(&endpoint.origin, Utc::now())
-            .ok_or_else(|| Outcome::retry("the VAPID token could not be signed"))?;
+            .ok_or_else(|| Outcome::retry(Scope::Sink, "the VAPID token could not be signed"))?;
+        let age = (Utc::now() - event.created_at).to_std().unwrap_or_default();
         let mut request = Request::post(&endpoint.uri)
             .header(header::AUTHORIZATION, authorization)
             .header(header::CONTENT_ENCODING, "aes128gcm")
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::USER_AGENT, USER_AGENT)
-            .header("TTL", self.config.ttl.as_secs())
+            // What is left of it: a push that waited here must not wait there as long again.
+            .header("TTL", self.config.ttl.saturating_sub(age).as_secs())
             .header("Urgency", self.config.urgency.as_str());
         if let Some(topic) = message.topic {
             request = request.header("Topic", topic);
@@ -168,6 +174,10 @@ impl WebPush {
 
 #[async_trait]
 impl Sink for WebPush {
+    fn lifetime(&self) -> Option<Duration> {
+        Some(self.config.ttl.max(NOW))
+    }
+
     async fn recipients(&self, events: &[Arc<Event>]) -> Result<Vec<Recipients>, Unavailable> {
         let audiences: Vec<Result<Audience, String>> = events
             .iter()
@@ -187,6 +197,7 @@ impl Sink for WebPush {
                 let recipient = Recipient {
                     key: subscription.id.to_string(),
                     hint: serde_json::to_string(&subscription).ok().map(Arc::from),
+                    destination: host(&subscription.endpoint),
                 };
                 subscribed
                     .entry(subscription.tenant_id)
@@ -250,6 +261,12 @@ impl Sink for WebPush {
             None => Ok(()),
         }
     }
+}
+
+/// The push service of an endpoint: its host, with the port if one is written.
+fn host(endpoint: &str) -> Option<Arc<str>> {
+    let authority = endpoint.parse::<http::Uri>().ok()?.authority()?.clone();
+    (authority.as_str().len() <= 255).then(|| authority.as_str().into())
 }
 
 /// The subscription that came with the recipient.

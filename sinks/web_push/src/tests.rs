@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use herald_contract::{
     Delivery, Event, Host, Outcome, Recipient, Sink as _, Subscription, Subscriptions as _,
 };
@@ -36,7 +36,7 @@ pub fn event(tenant: &str, kind: &str, payload: Value) -> Event {
         kind: kind.into(),
         payload: serde_json::value::to_raw_value(&payload).expect("JSON"),
         metadata: None,
-        created_at: DateTime::UNIX_EPOCH,
+        created_at: Utc::now(),
     }
 }
 
@@ -133,8 +133,5 @@ fn delivery(event: Event, recipient: Recipient) -> Delivery {
 
 /// As the runner has it after the first attempt.
 fn without_hint(subscription: &Subscription) -> Recipient {
-    Recipient {
-        key: subscription.id.to_string(),
-        hint: None,
-    }
+    Recipient::new(subscription.id.to_string())
 }

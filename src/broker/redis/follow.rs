@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::link::Backoff;
 use super::reply::{self, Entry};
-use super::{Inner, Keys, SCRIPT_ENTRIES, millis};
+use super::{Inner, SCRIPT_ENTRIES, millis};
 use crate::broker::{BrokerError, Reader};
 use crate::store::StoreError;
 
@@ -27,7 +27,6 @@ const MARGIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Follower {
     inner: Arc<Inner>,
-    keys: Arc<Keys>,
     /// The last `seq` that was handed out.
     last: i64,
     connection: Option<MultiplexedConnection>,
@@ -49,7 +48,6 @@ impl Drop for Follower {
 impl Follower {
     pub(super) fn new(inner: Arc<Inner>, seq: i64) -> Self {
         Self {
-            keys: inner.keys(),
             inner,
             last: seq,
             connection: None,
@@ -78,7 +76,7 @@ impl Follower {
         read.arg("COUNT").arg(max);
         read.arg("BLOCK").arg(millis(block));
         read.arg("STREAMS")
-            .arg(&self.keys.stream)
+            .arg(&self.inner.keys.stream)
             .arg(format!("{}-{}", self.last, u64::MAX));
         let margin = MARGIN.min(self.inner.options.timeout);
         let error = match timeout(block + margin, read.query_async(connection)).await {
@@ -139,7 +137,6 @@ impl Reader for Follower {
     async fn next(&mut self, max: usize) -> Result<Vec<Arc<Event>>, BrokerError> {
         let max = max.clamp(1, SCRIPT_ENTRIES);
         let deadline = Instant::now() + BLOCK;
-        self.keys = self.inner.keys();
         loop {
             let began = Instant::now();
             if self.connection.is_none() {

@@ -29,8 +29,8 @@ use tokio::time::{Instant, sleep};
 use super::link::{Backoff, unavailable};
 use super::member::{Member, runs};
 use super::reply::{self, Entry};
-use super::script::{CLAIM, Call, JOIN, KEEP, LEASES, RECLAIM};
-use super::{Inner, Keys, SCRIPT_ENTRIES, millis};
+use super::script::{CLAIM, Call, JOIN, LEASES, RECLAIM};
+use super::{Inner, SCRIPT_ENTRIES, millis};
 use crate::broker::{BrokerError, Reader};
 use crate::store::StoreError;
 
@@ -72,7 +72,6 @@ enum Place {
 
 pub(super) struct GroupReader {
     inner: Arc<Inner>,
-    keys: Arc<Keys>,
     group: String,
     checkpoint: i64,
     member: Arc<Member>,
@@ -101,7 +100,6 @@ impl GroupReader {
             group.into(),
         ));
         Self {
-            keys: inner.keys(),
             inner,
             group: group.into(),
             checkpoint,
@@ -118,8 +116,11 @@ impl GroupReader {
 
     /// Makes the group if it is not there.
     pub(super) async fn join(&mut self) -> RedisResult<()> {
-        let settled = self.keys.settle(&self.group, self.checkpoint);
-        let mut call = Call::new(&JOIN, &[&self.keys.stream, &self.keys.holes(&self.group)]);
+        let settled = self.inner.keys.settle(&self.group, self.checkpoint);
+        let mut call = Call::new(
+            &JOIN,
+            &[&self.inner.keys.stream, &self.inner.keys.holes(&self.group)],
+        );
         call.arg(&self.group)
             .arg(settled)
             .arg(millis(FORGET_CONSUMER));
@@ -128,16 +129,6 @@ impl GroupReader {
         }
         self.place = Place::Leases;
         Ok(())
-    }
-
-    fn follow_epoch(&mut self) {
-        let keys = self.inner.keys();
-        if keys.epoch != self.keys.epoch {
-            self.keys = keys;
-            self.leased.clear();
-            self.member.clear();
-            self.place = Place::Join;
-        }
     }
 
     async fn step(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Fault> {
@@ -171,20 +162,34 @@ impl GroupReader {
 
     /// Finds what the group's holes say that this reader leased, in an earlier life perhaps.
     async fn find_leases(&mut self) -> RedisResult<()> {
-        let mut call = Call::new(&LEASES, &[&self.keys.holes(&self.group)]);
+        let mut call = Call::new(&LEASES, &[&self.inner.keys.holes(&self.group)]);
         call.arg(&self.member.consumer);
-        for range in reply::ranges(&self.inner.link.script(&call).await?) {
-            self.lease(range);
+        let leases = reply::ranges(&self.inner.link.script(&call).await?);
+        // They may be so old that somebody else is about to take them.
+        let since = Instant::now();
+        let lost = self.keep(&leases).await?;
+        // Another may have leased a part by now: what is lost is found again in its turn.
+        for range in leases
+            .into_iter()
+            .filter(|(first, _)| !within(&lost, *first))
+        {
+            self.lease(range, since);
         }
         Ok(())
     }
 
-    fn lease(&mut self, range: (i64, i64)) {
+    fn lease(&mut self, range: (i64, i64), since: Instant) {
         let ranges = self.member.not_held(range);
         for (first, last) in &ranges {
-            self.member.hold(*first..=*last);
+            self.member.hold(*first..=*last, since);
         }
         self.leased.extend(ranges);
+    }
+
+    /// Makes what this reader has young again; returns what it no longer has.
+    async fn keep(&self, ranges: &[(i64, i64)]) -> RedisResult<Vec<(i64, i64)>> {
+        let member = Arc::downgrade(&self.member);
+        self.inner.keep(&self.group, &member, ranges).await
     }
 
     async fn read_leased(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Fault> {
@@ -202,21 +207,26 @@ impl GroupReader {
     }
 
     async fn read_pending(&mut self, after: i64, max: usize) -> Result<Vec<Arc<Event>>, Fault> {
-        let entries = self
+        let mut entries = self
             .read(&format!("{after}-{}", u64::MAX), max, None)
             .await?;
         self.place = match entries.last() {
             Some(entry) => Place::Pending(entry.seq),
             None => Place::New,
         };
-        self.take(entries).await
+        // They may be so old that somebody else is about to take them.
+        let since = Instant::now();
+        let lost = self.keep(&runs(entries.iter().map(|e| e.seq))).await?;
+        entries.retain(|entry| !within(&lost, entry.seq));
+        self.take(entries, since).await
     }
 
     async fn reclaim(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Fault> {
         let idle = self.inner.options.reclaim_idle;
+        let since = Instant::now();
         let mut call = Call::new(
             &RECLAIM,
-            &[&self.keys.stream, &self.keys.holes(&self.group)],
+            &[&self.inner.keys.stream, &self.inner.keys.holes(&self.group)],
         );
         call.arg(&self.group)
             .arg(&self.member.consumer)
@@ -242,28 +252,36 @@ impl GroupReader {
         if !list.is_empty() {
             tracing::debug!(group = self.group, count = list.len(), "took over entries");
         }
-        self.take(list).await
+        self.take(list, since).await
     }
 
     /// Leases a hole, if there is one; whether it did.
     async fn claim(&mut self, max: usize) -> RedisResult<bool> {
-        let mut call = Call::new(&CLAIM, &[&self.keys.stream, &self.keys.holes(&self.group)]);
+        let since = Instant::now();
+        let mut call = Call::new(
+            &CLAIM,
+            &[&self.inner.keys.stream, &self.inner.keys.holes(&self.group)],
+        );
         call.arg(&self.group)
             .arg(&self.member.consumer)
             .arg(max)
             .arg(millis(self.inner.options.reclaim_idle));
         let claimed = reply::ranges(&self.inner.link.script(&call).await?);
         for range in &claimed {
-            self.lease(*range);
+            self.lease(*range, since);
         }
         Ok(!claimed.is_empty())
     }
 
     async fn read_new(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Fault> {
-        let until_reclaim = self.reclaim_at.saturating_duration_since(Instant::now());
-        let block = until_reclaim.clamp(Duration::from_millis(10), BLOCK);
+        let since = Instant::now();
+        let until_reclaim = self.reclaim_at.saturating_duration_since(since);
+        // An entry may be this reader's from the moment it begins to wait, so it does not wait for
+        // so long that it would have to doubt what it gets.
+        let longest = BLOCK.min(self.inner.options.reclaim_idle / 3);
+        let block = until_reclaim.min(longest).max(Duration::from_millis(10));
         let entries = self.read(">", max, Some(block)).await?;
-        self.take(entries).await
+        self.take(entries, since).await
     }
 
     async fn read(
@@ -284,15 +302,19 @@ impl GroupReader {
         if let Some(block) = block {
             read.arg("BLOCK").arg(millis(block));
         }
-        read.arg("STREAMS").arg(&self.keys.stream).arg(after);
+        read.arg("STREAMS").arg(&self.inner.keys.stream).arg(after);
         let answer = read.query_async(connection).await?;
         self.backoff.succeeded();
         Ok(reply::stream_entries(answer))
     }
 
     /// Turns the entries that are not held yet into events, with those from the feed that the
-    /// stream no longer has, and holds them.
-    async fn take(&mut self, entries: Vec<Entry>) -> Result<Vec<Arc<Event>>, Fault> {
+    /// stream no longer has, and holds them as its own since `since`.
+    async fn take(
+        &mut self,
+        entries: Vec<Entry>,
+        since: Instant,
+    ) -> Result<Vec<Arc<Event>>, Fault> {
         let mut batch = Vec::with_capacity(entries.len());
         let mut gone = Vec::new();
         for Entry { seq, json } in entries {
@@ -308,15 +330,13 @@ impl GroupReader {
             gone.sort_unstable();
             let ranges = runs(gone);
             // Whatever is pending but gone becomes a hole, leased to this reader.
-            for call in keep_calls(&self.keys, &self.group, &self.member.consumer, &ranges) {
-                self.inner.link.script(&call).await?;
-            }
+            self.keep(&ranges).await?;
             for range in ranges {
                 batch.extend(self.fill(range).await?);
             }
             batch.sort_unstable_by_key(|event| event.seq);
         }
-        self.member.hold(batch.iter().map(|event| event.seq));
+        self.member.hold(batch.iter().map(|event| event.seq), since);
         Ok(batch)
     }
 
@@ -343,7 +363,7 @@ impl GroupReader {
                 );
                 let seqs: Vec<i64> = (next..=upto).collect();
                 for some in seqs.chunks(SCRIPT_ENTRIES) {
-                    self.inner.ack(&self.keys, &self.group, some).await?;
+                    self.inner.ack(&self.group, some).await?;
                 }
                 self.member.release(seqs, false);
             }
@@ -370,7 +390,6 @@ impl Reader for GroupReader {
         if let Some(wait) = self.backoff.wait() {
             sleep(wait).await;
         }
-        self.follow_epoch();
         let result = self.step(max.clamp(1, SCRIPT_ENTRIES)).await;
         if result.is_err() {
             self.failed();
@@ -391,6 +410,10 @@ impl Reader for GroupReader {
     }
 }
 
+fn within(ranges: &[(i64, i64)], seq: i64) -> bool {
+    ranges.iter().any(|(a, b)| (*a..=*b).contains(&seq))
+}
+
 /// Until the reader is dropped, keeps what it holds from the others, and learns what the group
 /// has settled, for the case that Redis loses the group.
 async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
@@ -398,45 +421,21 @@ async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
     let mut keep_at = Instant::now() + every;
     loop {
         sleep(every.clamp(Duration::from_millis(10), BLOCK)).await;
-        let keys = inner.keys();
-        let mut calls = Vec::new();
         if keep_at <= Instant::now() {
-            keep_at = Instant::now() + every;
-            // Not held while waiting, so that a dropped reader's name is free at once.
-            let Some(member) = member.upgrade() else {
+            let Some(held) = member.upgrade().map(|member| member.held_runs()) else {
                 return;
             };
-            calls = keep_calls(&keys, &group, &member.consumer, &member.held_runs());
-        }
-        for call in calls {
-            if let Err(error) = inner.link.script(&call).await {
-                tracing::debug!(group, %error, "could not keep what is in delivery");
+            match inner.keep(&group, &member, &held).await {
+                Ok(lost) if lost.is_empty() => {}
+                Ok(lost) => tracing::warn!(group, ?lost, "others took what this process had"),
+                Err(error) => {
+                    tracing::debug!(group, %error, "could not keep what is in delivery");
+                }
             }
+            keep_at = Instant::now() + every;
         }
-        if let Err(error) = inner.settled(&keys, &group).await {
+        if let Err(error) = inner.settled(&group).await {
             tracing::debug!(group, %error, "could not ask what is settled");
         }
     }
-}
-
-/// Calls of [`KEEP`] for these ranges, each short enough.
-fn keep_calls(keys: &Keys, group: &str, consumer: &str, ranges: &[(i64, i64)]) -> Vec<Call> {
-    let (mut calls, mut room) = (Vec::new(), 0);
-    for &(mut first, last) in ranges {
-        while first <= last {
-            if room == 0 {
-                let mut call = Call::new(&KEEP, &[&keys.stream, &keys.holes(group)]);
-                call.arg(group).arg(consumer);
-                calls.push(call);
-                room = i64::try_from(SCRIPT_ENTRIES).unwrap_or(1);
-            }
-            let upto = last.min(first + room - 1);
-            if let Some(call) = calls.last_mut() {
-                call.arg(first).arg(upto);
-            }
-            room -= upto - first + 1;
-            first = upto + 1;
-        }
-    }
-    calls
 }

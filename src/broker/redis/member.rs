@@ -1,14 +1,21 @@
 //! What one competing reader of this process holds: handed out and not acknowledged.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::broker::Hold;
 
 /// A reader's name in its group, and what it holds.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) consumer: String,
-    held: Mutex<BTreeSet<i64>>,
+    /// With the last moment at which Redis is known not to have counted it idle: when the call
+    /// began that got or kept it.
+    held: Mutex<BTreeMap<i64, Instant>>,
     reread: AtomicBool,
 }
 
@@ -21,16 +28,44 @@ impl Member {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<i64, Instant>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn hold(&self, seqs: impl IntoIterator<Item = i64>) {
-        self.held().extend(seqs);
+    /// Holds these, which were this reader's at `since`.
+    pub(super) fn hold(&self, seqs: impl IntoIterator<Item = i64>, since: Instant) {
+        self.held().extend(seqs.into_iter().map(|seq| (seq, since)));
     }
 
     pub(super) fn holds(&self, seq: i64) -> bool {
-        self.held().contains(&seq)
+        self.held().contains_key(&seq)
+    }
+
+    /// How sure it is that nobody else has this. After `idle` somebody may.
+    pub(super) fn certainty(&self, seq: i64, idle: Duration) -> Hold {
+        match self.held().get(&seq) {
+            None => Hold::Lost,
+            Some(since) if since.elapsed() < idle * 2 / 3 => Hold::Firm,
+            Some(_) => Hold::Unsure,
+        }
+    }
+
+    /// Of what is held in the ranges, what is not `lost` was this reader's at `since`; what is
+    /// lost is forgotten, unless it was got again since.
+    pub(super) fn kept(&self, ranges: &[(i64, i64)], since: Instant, lost: &[(i64, i64)]) {
+        let mut held = self.held();
+        for (first, last) in lost {
+            for seq in *first..=*last {
+                if held.get(&seq).is_some_and(|at| *at < since) {
+                    held.remove(&seq);
+                }
+            }
+        }
+        for (first, last) in ranges {
+            for (_, at) in held.range_mut(first..=last) {
+                *at = since.max(*at);
+            }
+        }
     }
 
     /// Forgets these. With `reread` the reader reads again what Redis says is its own, because
@@ -39,15 +74,11 @@ impl Member {
         let mut held = self.held();
         let mut any = false;
         for seq in seqs {
-            any |= held.remove(&seq);
+            any |= held.remove(&seq).is_some();
         }
         if any && reread {
             self.reread.store(true, Ordering::Relaxed);
         }
-    }
-
-    pub(super) fn clear(&self) {
-        self.held().clear();
     }
 
     /// Whether the reader must read its own again; asked once.
@@ -56,13 +87,13 @@ impl Member {
     }
 
     pub(super) fn held_runs(&self) -> Vec<(i64, i64)> {
-        runs(self.held().iter().copied())
+        runs(self.held().keys().copied())
     }
 
     /// The parts of a range that are not held.
     pub(super) fn not_held(&self, (first, last): (i64, i64)) -> Vec<(i64, i64)> {
         let held = self.held();
-        runs((first..=last).filter(|seq| !held.contains(seq)))
+        runs((first..=last).filter(|seq| !held.contains_key(seq)))
     }
 }
 

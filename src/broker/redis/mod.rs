@@ -47,20 +47,22 @@ mod script;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use herald_contract::Event;
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
-use super::{Broker, BrokerError, Reader};
-use crate::store::{Feed, LedgerRow};
+use super::{Broker, BrokerError, Hold, Reader};
+use crate::store::{Feed, LedgerRow, Witness};
 use follow::Follower;
 use group::GroupReader;
 use link::{Link, unavailable};
 use member::{Member, runs};
-use script::{Append, Call, DONE, SETTLED, TRIM};
+use reply::Entry;
+use script::{Append, Call, DONE, KEEP, SETTLED, TRIM};
 
 /// Entries a script handles before it lets others have their turn.
 const SCRIPT_ENTRIES: usize = 1_000;
@@ -90,7 +92,6 @@ pub struct RedisOptions {
 /// The keys of one epoch.
 #[derive(Debug)]
 struct Keys {
-    epoch: String,
     stream: String,
     dead: String,
     /// What the holes' keys begin with.
@@ -102,7 +103,6 @@ struct Keys {
 impl Keys {
     fn new(epoch: &str) -> Self {
         Self {
-            epoch: epoch.into(),
             stream: format!("herald:{{{epoch}}}:stream"),
             dead: format!("herald:{{{epoch}}}:dead"),
             holes: format!("herald:{{{epoch}}}:holes:"),
@@ -123,21 +123,38 @@ impl Keys {
     }
 }
 
+/// Parts of ascending ranges that together hold at most [`SCRIPT_ENTRIES`] each.
+fn pieces(ranges: &[(i64, i64)]) -> Vec<Vec<(i64, i64)>> {
+    let most = i64::try_from(SCRIPT_ENTRIES).unwrap_or(1);
+    let (mut pieces, mut room) = (Vec::<Vec<_>>::new(), 0);
+    for &(mut first, last) in ranges {
+        while first <= last {
+            if room == 0 {
+                pieces.push(Vec::new());
+                room = most;
+            }
+            let upto = last.min(first + room - 1);
+            if let Some(piece) = pieces.last_mut() {
+                piece.push((first, upto));
+            }
+            room -= upto - first + 1;
+            first = upto + 1;
+        }
+    }
+    pieces
+}
+
 /// What the broker shares with its readers.
 struct Inner {
     options: RedisOptions,
     link: Link,
     feed: Arc<dyn Feed>,
-    keys: RwLock<Arc<Keys>>,
+    keys: Keys,
     /// The competing readers of this process, by group.
     members: Mutex<HashMap<String, Vec<Weak<Member>>>>,
 }
 
 impl Inner {
-    fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Makes a new reader known under the first free name, so that a reader that takes another's
     /// place in this process has its name and goes on with what that one had pending.
     fn admit(&self, group: &str) -> Arc<Member> {
@@ -169,26 +186,65 @@ impl Inner {
             .collect()
     }
 
-    async fn settled(&self, keys: &Keys, group: &str) -> redis::RedisResult<Option<i64>> {
-        let mut call = Call::new(&SETTLED, &[&keys.stream, &keys.holes(group)]);
+    async fn settled(&self, group: &str) -> redis::RedisResult<Option<i64>> {
+        let mut call = Call::new(&SETTLED, &[&self.keys.stream, &self.keys.holes(group)]);
         call.arg(group);
         let settled = reply::int(&self.link.script(&call).await?);
         if let Some(seq) = settled {
-            keys.settle(group, seq);
+            self.keys.settle(group, seq);
         }
         Ok(settled)
     }
 
+    /// `None` for a stream that is not there.
+    async fn stream_info(&self) -> Result<Option<Value>, BrokerError> {
+        let mut info = redis::cmd("XINFO");
+        info.arg("STREAM").arg(&self.keys.stream);
+        match self.link.command(&info).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.to_string().contains("no such key") => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Makes what the member has young again; returns what is no longer the member's. The member
+    /// is not held on to, so that a dropped reader's name is free at once.
+    async fn keep(
+        &self,
+        group: &str,
+        member: &Weak<Member>,
+        ranges: &[(i64, i64)],
+    ) -> redis::RedisResult<Vec<(i64, i64)>> {
+        let mut lost = Vec::new();
+        for some in pieces(ranges) {
+            let since = Instant::now();
+            let mut call = Call::new(&KEEP, &[&self.keys.stream, &self.keys.holes(group)]);
+            let Some(consumer) = member.upgrade().map(|member| member.consumer.clone()) else {
+                break;
+            };
+            call.arg(group).arg(consumer);
+            for (first, last) in &some {
+                call.arg(first).arg(last);
+            }
+            let answer = reply::ranges(&self.link.script(&call).await?);
+            if let Some(member) = member.upgrade() {
+                member.kept(&some, since, &answer);
+            }
+            lost.extend(answer);
+        }
+        Ok(lost)
+    }
+
     /// Acknowledges at most [`SCRIPT_ENTRIES`]. What is not pending may be a hole.
-    async fn ack(&self, keys: &Keys, group: &str, seqs: &[i64]) -> redis::RedisResult<()> {
+    async fn ack(&self, group: &str, seqs: &[i64]) -> redis::RedisResult<()> {
         let mut ack = redis::cmd("XACK");
-        ack.arg(&keys.stream).arg(group);
+        ack.arg(&self.keys.stream).arg(group);
         for seq in seqs {
             ack.arg(format!("{seq}-0"));
         }
         let acked = reply::int(&self.link.command(&ack).await?).unwrap_or(0);
         if acked < i64::try_from(seqs.len()).unwrap_or(i64::MAX) {
-            let mut call = Call::new(&DONE, &[&keys.holes(group)]);
+            let mut call = Call::new(&DONE, &[&self.keys.holes(group)]);
             for (first, last) in runs(seqs.iter().copied()) {
                 call.arg(first).arg(last);
             }
@@ -221,17 +277,20 @@ impl Redis {
                 options,
                 link,
                 feed,
-                keys: RwLock::new(Arc::new(Keys::new(epoch))),
+                keys: Keys::new(epoch),
                 members: Mutex::default(),
             }),
         })
     }
 
-    async fn append_some(&self, keys: &Keys, events: &[Arc<Event>]) -> Result<(), BrokerError> {
+    async fn append_some(&self, events: &[Arc<Event>]) -> Result<(), BrokerError> {
         let Some(first) = events.first() else {
             return Ok(());
         };
-        let mut call = Call::new(&script::APPEND, &[&keys.stream, &keys.holes]);
+        let mut call = Call::new(
+            &script::APPEND,
+            &[&self.inner.keys.stream, &self.inner.keys.holes],
+        );
         call.arg(first.seq);
         for event in events {
             call.arg(event.to_json());
@@ -249,29 +308,24 @@ impl Redis {
 
 #[async_trait]
 impl Broker for Redis {
-    fn enter_epoch(&self, epoch: &str) {
-        let mut keys = self
-            .inner
-            .keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if keys.epoch != epoch {
-            *keys = Arc::new(Keys::new(epoch));
-        }
+    async fn head(&self) -> Result<Option<i64>, BrokerError> {
+        let info = self.inner.stream_info().await?;
+        Ok(info.and_then(|info| reply::last_generated(&info).filter(|seq| *seq > 0)))
     }
 
-    async fn head(&self) -> Result<Option<i64>, BrokerError> {
-        let mut info = redis::cmd("XINFO");
-        info.arg("STREAM").arg(&self.inner.keys().stream);
-        match self.inner.link.command(&info).await {
-            Ok(answer) => Ok(reply::last_generated(answer).filter(|seq| *seq > 0)),
-            Err(error) if error.to_string().contains("no such key") => Ok(None),
-            Err(error) => Err(unavailable(error)),
-        }
+    async fn witness(&self) -> Result<Option<Witness>, BrokerError> {
+        let info = self.inner.stream_info().await?;
+        let last = info.and_then(reply::last_entry);
+        Ok(last.and_then(|Entry { seq, json }| {
+            let event = Event::from_json(seq, &json?).ok()?;
+            Some(Witness {
+                seq,
+                event_id: event.event_id,
+            })
+        }))
     }
 
     async fn append(&self, events: &[Arc<Event>]) -> Result<(), BrokerError> {
-        let keys = self.inner.keys();
         let mut rest = events;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -286,7 +340,7 @@ impl Broker for Redis {
                 .count()
                 .max(1);
             let (some, others) = rest.split_at(fit);
-            self.append_some(&keys, some).await?;
+            self.append_some(some).await?;
             rest = others;
         }
         Ok(())
@@ -306,15 +360,21 @@ impl Broker for Redis {
         Ok(Box::new(Follower::new(Arc::clone(&self.inner), seq)))
     }
 
+    fn hold(&self, group: &str, seq: i64) -> Hold {
+        let idle = self.inner.options.reclaim_idle;
+        let members = self.inner.members(group);
+        let certainties = members.iter().map(|member| member.certainty(seq, idle));
+        certainties.max().unwrap_or(Hold::Lost)
+    }
+
     async fn ack(&self, group: &str, seqs: &[i64]) -> Result<(), BrokerError> {
-        let keys = self.inner.keys();
         let mut sorted = seqs.to_vec();
         sorted.sort_unstable();
         sorted.dedup();
         let mut result = Ok(());
         for some in sorted.chunks(SCRIPT_ENTRIES) {
             if result.is_ok() {
-                result = self.inner.ack(&keys, group, some).await;
+                result = self.inner.ack(group, some).await;
             }
             // Not acknowledged, it is read again, and the ledger knows that it is done.
             for member in self.inner.members(group) {
@@ -325,12 +385,11 @@ impl Broker for Redis {
     }
 
     async fn settled(&self, group: &str) -> Result<Option<i64>, BrokerError> {
-        let keys = self.inner.keys();
-        self.inner.settled(&keys, group).await.map_err(unavailable)
+        self.inner.settled(group).await.map_err(unavailable)
     }
 
     async fn trim(&self, settled: i64) -> Result<(), BrokerError> {
-        let keys = self.inner.keys();
+        let keys = &self.inner.keys;
         let mut call = Call::new(&TRIM, &[&keys.stream, &keys.holes]);
         call.arg(settled)
             .arg(self.inner.options.max_len)
@@ -345,7 +404,7 @@ impl Broker for Redis {
     }
 
     async fn dead_letters(&self, letters: &[LedgerRow]) -> Result<(), BrokerError> {
-        let keys = self.inner.keys();
+        let keys = &self.inner.keys;
         for some in letters.chunks(SCRIPT_ENTRIES) {
             let mut pipeline = redis::pipe();
             for letter in some {

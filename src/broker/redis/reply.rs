@@ -43,11 +43,20 @@ pub(super) fn ranges(value: &Value) -> Vec<(i64, i64)> {
 }
 
 /// The last `seq` in the answer to `XINFO STREAM`.
-pub(super) fn last_generated(info: Value) -> Option<i64> {
-    pairs(info)
-        .into_iter()
-        .find(|(name, _)| text(Some(name)) == Some("last-generated-id"))
-        .and_then(|(_, id)| seq(Some(&id)))
+pub(super) fn last_generated(info: &Value) -> Option<i64> {
+    named(info.clone(), "last-generated-id").and_then(|id| seq(Some(&id)))
+}
+
+/// The last entry in the answer to `XINFO STREAM`; none when the stream is empty.
+pub(super) fn last_entry(info: Value) -> Option<Entry> {
+    let last = named(info, "last-entry")?;
+    entries(Value::Array(vec![last])).pop()
+}
+
+fn named(answer: Value, wanted: &str) -> Option<Value> {
+    let mut pairs = pairs(answer).into_iter();
+    let found = pairs.find(|(name, _)| text(Some(name)) == Some(wanted));
+    found.map(|(_, value)| value)
 }
 
 /// The entries in the answer to a read of one stream; none after it blocked in vain.

@@ -93,14 +93,23 @@ impl Corner {
     }
 
     fn process_at(&self, consumer: &str, url: &str, max_len: u64) -> Redis {
-        let options = RedisOptions {
+        let options = Self::options(consumer, url, max_len);
+        Redis::new(options, self.feed.clone(), &self.epoch).expect("a Redis URL")
+    }
+
+    fn process_in(&self, consumer: &str, epoch: &str) -> Redis {
+        let options = Self::options(consumer, &self.url, 1_000_000);
+        Redis::new(options, self.feed.clone(), epoch).expect("a Redis URL")
+    }
+
+    fn options(consumer: &str, url: &str, max_len: u64) -> RedisOptions {
+        RedisOptions {
             url: url.into(),
             max_len,
             reclaim_idle: IDLE,
             timeout: Duration::from_secs(2),
             consumer: consumer.into(),
-        };
-        Redis::new(options, self.feed.clone(), &self.epoch).expect("a Redis URL")
+        }
     }
 
     /// The feed and the stream grow to `seq`.
@@ -582,18 +591,75 @@ async fn a_new_epoch_is_a_new_stream() {
     };
     let broker = corner.process("a");
     let mut group = broker.subscribe("g", 2).await.expect("subscribes");
-    let mut follower = broker.follow(2).await.expect("follows");
     corner.publish(&broker, 3..=9).await;
     assert_eq!(read(&mut group, 7, Some((&broker, "g"))).await, all(3..=9));
-    assert_eq!(read(&mut follower, 7, None).await, all(3..=9));
-    broker.enter_epoch(&format!("{}-2", corner.epoch));
+    let old = broker;
+    let broker = corner.process_in("a", &format!("{}-2", corner.epoch));
     assert_eq!(broker.head().await.expect("answers"), None);
+    assert_eq!(broker.witness().await.expect("answers"), None);
     corner.publish(&broker, 3..=16).await;
+    let mut group = broker.subscribe("g", 2).await.expect("subscribes");
+    // What was read of the old stream is acknowledged there, and nowhere else.
+    old.ack("g", &all(3..=16)).await.expect("acknowledges");
+    assert_eq!(broker.settled("g").await.expect("answers"), Some(2));
     assert_eq!(
         read(&mut group, 14, Some((&broker, "g"))).await,
         all(3..=16)
     );
-    assert_eq!(read(&mut follower, 7, None).await, all(10..=16));
+    assert_eq!(old.head().await.expect("answers"), Some(9));
+}
+
+#[tokio::test]
+async fn the_last_entry_bears_witness_to_the_history_it_came_from() {
+    let Some(corner) = Corner::new().await else {
+        return;
+    };
+    let broker = corner.process("a");
+    corner.publish(&broker, 1..=9).await;
+    let last = Witness {
+        seq: 9,
+        event_id: event(9).event_id,
+    };
+    assert_eq!(broker.witness().await.expect("answers"), Some(last));
+    broker.trim(9).await.expect("trims");
+    assert_eq!(broker.witness().await.expect("answers"), None);
+}
+
+#[tokio::test]
+async fn what_a_process_got_is_its_own_only_as_long_as_it_can_say_so() {
+    let Some(corner) = Corner::new().await else {
+        return;
+    };
+    let proxy = Proxy::new(&corner).await;
+    let far = corner.process_at("far", &proxy.url, 1_000_000);
+    let near = corner.process("near");
+    corner.publish(&near, 1..=5).await;
+    let mut reader = far.subscribe("g", 0).await.expect("subscribes");
+    assert_eq!(read(&mut reader, 5, None).await, all(1..=5));
+    assert_eq!(far.hold("g", 3), Hold::Firm);
+    assert_eq!(far.hold("g", 6), Hold::Lost, "it never got that");
+
+    // Cut off, it keeps nothing from the others, and begins to doubt before they may take it.
+    proxy.up.send_replace(false);
+    let mut other = near.subscribe("g", 0).await.expect("subscribes");
+    let mut got = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while got.len() < 5 {
+        assert!(Instant::now() < deadline, "only {got:?} came");
+        let batch = other.next(5).await.expect("reads");
+        if !batch.is_empty() {
+            assert_ne!(far.hold("g", 3), Hold::Firm, "two processes have it");
+        }
+        got.extend(batch.iter().map(|event| event.seq));
+    }
+    assert_eq!(near.hold("g", 3), Hold::Firm);
+
+    // Back again, it learns that they are gone.
+    proxy.up.send_replace(true);
+    while far.hold("g", 3) != Hold::Lost {
+        assert!(Instant::now() < deadline, "it believes to have them");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ fn the_shipped_file_shows_the_defaults_that_are_built_in() {
     assert_eq!(plain.concurrency, email.concurrency);
     assert_eq!(plain.attempt_timeout, email.attempt_timeout);
     assert_eq!(plain.enabled, email.enabled);
+    assert_eq!(plain.breaker, email.breaker);
+    assert_eq!(plain.ordering, email.ordering);
+    assert_eq!(plain.ordering_key, email.ordering_key);
     assert_eq!(without_sinks(shipped), Config::default());
     assert_eq!(without_sinks(shown), Config::default());
 }

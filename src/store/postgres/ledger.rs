@@ -1,5 +1,6 @@
 //! The ledger's statements.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Row as _;
@@ -7,10 +8,11 @@ use sqlx::postgres::PgRow;
 use ulid::Ulid;
 
 use super::Postgres;
+use super::waiting::none_before;
 use crate::store::rows::{
     Columns as _, count, history, history_json, ledger_columns, parse_ulid, storable, strings,
 };
-use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreError};
+use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreError, WaitsFor};
 
 const KNOWN: &str = "
 SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND sink = $1";
@@ -20,38 +22,46 @@ SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND 
 const RECORD: &str = "
 INSERT INTO herald.deliveries AS d
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
-     history)
+     history, destination, waits_for, order_key, order_seq)
 SELECT DISTINCT ON (event_id, recipient)
        $1, event_id, recipient, tenant_id, state, attempts,
        CASE state WHEN 'pending' THEN clock_timestamp() + wait * interval '1 second' END,
-       cause, response, history
+       cause, response, history, destination, waits_for, order_key, order_seq
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::float8[],
-            $8::text[], $9::text[], $10::text[])
+            $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+            $14::bigint[])
      WITH ORDINALITY
-     AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history, place)
+     AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history,
+           destination, waits_for, order_key, order_seq, place)
 ORDER BY event_id, recipient, state = 'pending', place
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts,
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
-    response = excluded.response, history = excluded.history, updated_at = now()
+    response = excluded.response, history = excluded.history, updated_at = now(),
+    destination = excluded.destination, waits_for = excluded.waits_for
 WHERE d.state = 'pending'";
 
-const DUE: &str = "
+const DUE: &str = concat!(
+    "
 WITH due AS (
-    SELECT event_id, recipient FROM herald.deliveries
+    SELECT event_id, recipient FROM herald.deliveries d
     WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= clock_timestamp()
+      AND (order_key IS NULL OR (($4::bigint IS NULL OR order_seq <= $4) AND ",
+    none_before!("d"),
+    "))
     ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE herald.deliveries d
-    SET next_attempt_at = clock_timestamp() + $2 * interval '1 second'
+    SET next_attempt_at = clock_timestamp() + $2 * interval '1 second', waits_for = NULL
     FROM due WHERE d.sink = $1 AND d.event_id = due.event_id AND d.recipient = due.recipient
-    RETURNING d.event_id, d.recipient, d.attempts, d.history
+    RETURNING d.event_id, d.recipient, d.attempts, d.history, d.destination, d.order_key
 )
-SELECT t.recipient, t.attempts, t.history, coalesce(f.seq, 0), e.id, e.event_id, e.tenant_id,
-       e.type, e.payload::text, e.metadata::text, e.created_at
+SELECT t.recipient, t.attempts, t.history, t.destination, t.order_key, coalesce(f.seq, 0), e.id,
+       e.event_id, e.tenant_id, e.type, e.payload::text, e.metadata::text, e.created_at
 FROM taken t JOIN herald.events e ON e.event_id = t.event_id
 LEFT JOIN herald.feed f ON f.aggregate_id = e.id
-ORDER BY f.seq";
+ORDER BY f.seq"
+);
 
 const WAIT: &str = "
 SELECT extract(epoch FROM min(next_attempt_at) - clock_timestamp())::float8
@@ -151,6 +161,10 @@ impl Postgres {
             .bind(column(writes, |w| w.cause.as_deref().map(storable)))
             .bind(column(writes, |w| w.response.as_deref().map(storable)))
             .bind(column(writes, |w| history_json(&w.history)))
+            .bind(column(writes, |w| w.destination.as_deref().map(storable)))
+            .bind(column(writes, |w| w.waits_for.map(WaitsFor::as_str)))
+            .bind(column(writes, |w| w.order.as_ref().map(|(key, _)| &**key)))
+            .bind(column(writes, |w| w.order.as_ref().map(|(_, seq)| *seq)))
             .execute(&self.pool)
             .await?;
         Ok(())
@@ -161,11 +175,13 @@ impl Postgres {
         sink: &str,
         lease: Duration,
         limit: usize,
+        upto: Option<i64>,
     ) -> Result<Vec<Due>, StoreError> {
         let rows = sqlx::query(DUE)
             .bind(sink)
             .bind(lease.as_secs_f64())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(upto)
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(due).collect()
@@ -261,6 +277,8 @@ fn due(row: &PgRow) -> Result<Due, StoreError> {
         recipient: row.try_get(0)?,
         attempts: count(row.try_get(1)?),
         history: history(row.try_get(2)?)?,
-        event: std::sync::Arc::new(row.event(3)?),
+        destination: row.try_get::<Option<&str>, _>(3)?.map(Arc::from),
+        order_key: row.try_get::<Option<&str>, _>(4)?.map(Arc::from),
+        event: Arc::new(row.event(5)?),
     })
 }

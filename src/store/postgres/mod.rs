@@ -10,6 +10,7 @@ mod ledger;
 mod sequencer;
 mod sinks;
 mod subscriptions;
+mod waiting;
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -22,10 +23,10 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Pg};
 use ulid::Ulid;
 
-use super::migration::migrator;
+use super::migration::{Step, migrator};
 use super::{
-    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, within,
+    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, Lane, LedgerRow, LedgerWrite,
+    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, Witness, within,
 };
 
 pub use emit::emit;
@@ -106,11 +107,19 @@ impl Postgres {
     }
 }
 
-fn migrations() -> Migrator {
-    let mut migrations = migrator(
+const MIGRATIONS: &[Step] = &[
+    (
+        "herald",
         include_str!("../../../migrations/postgres/0001_herald.sql"),
-        "herald.migrations",
-    );
+    ),
+    (
+        "waiting",
+        include_str!("../../../migrations/postgres/0003_waiting.sql"),
+    ),
+];
+
+fn migrations() -> Migrator {
+    let mut migrations = migrator(MIGRATIONS, "herald.migrations");
     migrations.create_schema("herald");
     migrations
 }
@@ -188,8 +197,14 @@ impl Store for Postgres {
         self.within(self.read_checkpoints()).await
     }
 
-    async fn settle(&self, sink: &str, seq: i64) -> Result<(), StoreError> {
-        self.within(self.advance_checkpoint(sink, seq)).await
+    async fn settle(
+        &self,
+        sink: &str,
+        seq: i64,
+        witness: Option<Witness>,
+    ) -> Result<(), StoreError> {
+        self.within(self.advance_checkpoint(sink, seq, witness))
+            .await
     }
 
     async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError> {
@@ -213,8 +228,26 @@ impl Store for Postgres {
         sink: &str,
         lease: Duration,
         limit: usize,
+        upto: Option<i64>,
     ) -> Result<Vec<Due>, StoreError> {
-        self.within(self.take_due(sink, lease, limit)).await
+        self.within(self.take_due(sink, lease, limit, upto)).await
+    }
+
+    async fn ledger_hasten(
+        &self,
+        sink: &str,
+        destination: &str,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        self.within(self.hasten(sink, destination, limit)).await
+    }
+
+    async fn ledger_release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {
+        self.within(self.release(sink, lanes)).await
+    }
+
+    async fn ledger_release_all(&self, sink: &str) -> Result<u64, StoreError> {
+        self.within(self.release_all(sink)).await
     }
 
     async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError> {

@@ -11,10 +11,21 @@ use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
 use super::Postgres;
 use crate::store::rows::Columns as _;
-use crate::store::{Sequencer, StoreError, within};
+use crate::store::{LEAD_HEARTBEAT, Sequencer, StoreError, within};
 
 /// The lock that the leader's session holds: "herald" in ASCII, in each database for itself.
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(x'686572616c64'::bigint)";
+
+/// For the leader's session, which must not outlive a leader that hangs (stopped, or behind a
+/// network that lets nothing through): a session that is idle for longer than [`LEAD_LASTS`] ends,
+/// and so does one whose answer nobody reads. The first needs PostgreSQL 14.
+const END_WITH_LEADER: &str = "
+SELECT set_config('tcp_user_timeout', $1, false),
+       CASE WHEN current_setting('server_version_num')::int >= 140000
+            THEN set_config('idle_session_timeout', $1, false) END";
+
+/// How long the lead of a leader that hangs lasts: four times what [`Sequencer`] promises to need.
+const LEAD_LASTS: Duration = LEAD_HEARTBEAT.saturating_mul(4);
 
 /// For the leader's connection. Planning [`SEQUENCE`] takes longer than running it, so it is
 /// planned once; and as the outbox is now empty, now a million rows long, that one plan must not
@@ -198,6 +209,10 @@ impl Postgres {
             return Ok(None);
         }
         connection.execute(PLAN_ONCE).await?;
+        sqlx::query(END_WITH_LEADER)
+            .bind(LEAD_LASTS.as_millis().to_string())
+            .execute(&mut connection)
+            .await?;
         Ok(Some(Box::new(Claim {
             connection,
             timeout: self.timeout * 2,

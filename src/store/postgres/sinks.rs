@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::Postgres;
-use crate::store::{Checkpoint, StoreError};
+use crate::store::{Checkpoint, StoreError, Witness};
 
 const REGISTER: &str = "
 INSERT INTO herald.checkpoints (sink, seq) SELECT $1, seq FROM herald.feed_state
@@ -14,8 +14,12 @@ RETURNING sink, seq, paused";
 const ALL: &str = "SELECT sink, seq, paused FROM herald.checkpoints ORDER BY sink";
 
 const ADVANCE: &str = "
-UPDATE herald.checkpoints c SET seq = least($2, f.seq), updated_at = now()
-FROM herald.feed_state f WHERE c.sink = $1 AND c.seq < least($2, f.seq)";
+UPDATE herald.checkpoints c SET seq = $2, updated_at = now()
+FROM herald.feed_state f
+WHERE c.sink = $1 AND c.seq < $2 AND f.seq >= $2
+  AND ($3::bigint IS NULL OR EXISTS (
+      SELECT FROM herald.feed w JOIN herald.events e ON e.id = w.aggregate_id
+      WHERE w.seq = $3 AND e.event_id = $4))";
 
 const PAUSE: &str = "
 UPDATE herald.checkpoints SET paused = $2, updated_at = now() WHERE sink = $1";
@@ -34,10 +38,17 @@ impl Postgres {
         rows.iter().map(checkpoint).collect()
     }
 
-    pub(super) async fn advance_checkpoint(&self, sink: &str, seq: i64) -> Result<(), StoreError> {
+    pub(super) async fn advance_checkpoint(
+        &self,
+        sink: &str,
+        seq: i64,
+        witness: Option<Witness>,
+    ) -> Result<(), StoreError> {
         sqlx::query(ADVANCE)
             .bind(sink)
             .bind(seq)
+            .bind(witness.map(|w| w.seq))
+            .bind(witness.map(|w| w.event_id.to_string()))
             .execute(&self.pool)
             .await?;
         Ok(())

@@ -8,11 +8,14 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use ulid::Ulid;
 
+use super::waiting::none_before;
 use super::{Sqlite, json, limited, stamp};
 use crate::store::rows::{
     Columns as _, count, history, history_json, ledger_columns, parse_ulid, storable, strings,
 };
-use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, StoreError};
+use crate::store::{
+    DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, StoreError, WaitsFor,
+};
 
 const KNOWN: &str = "
 SELECT event_id, recipient FROM deliveries
@@ -21,14 +24,16 @@ WHERE event_id IN (SELECT value FROM json_each(?2)) AND sink = ?1";
 const RECORD: &str = "
 INSERT INTO deliveries
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
-     history, created_at, updated_at)
+     history, destination, waits_for, order_key, order_seq, created_at, updated_at)
 SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-       value ->> 6, value ->> 7, value ->> 8, ?3, ?3
+       value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
+       value ->> 12, ?3, ?3
 FROM json_each(?2) WHERE true
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts,
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
-    response = excluded.response, history = excluded.history, updated_at = excluded.updated_at
+    response = excluded.response, history = excluded.history, updated_at = excluded.updated_at,
+    destination = excluded.destination, waits_for = excluded.waits_for
 WHERE deliveries.state = 'pending'";
 
 const ANY_DUE: &str = "
@@ -39,15 +44,20 @@ SELECT EXISTS (SELECT 1 FROM deliveries
 /// nobody else writes.
 macro_rules! due {
     () => {
-        "(SELECT rowid FROM deliveries
-          WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
-          ORDER BY next_attempt_at, rowid LIMIT ?3)"
+        concat!(
+            "(SELECT o.rowid FROM deliveries o
+              WHERE o.sink = ?1 AND o.state = 'pending' AND o.next_attempt_at <= ?2
+                AND (o.order_key IS NULL OR ((?4 IS NULL OR o.order_seq <= ?4) AND ",
+            none_before!("o"),
+            "))
+              ORDER BY o.next_attempt_at, o.rowid LIMIT ?3)"
+        )
     };
 }
 
 const DUE: &str = concat!(
-    "SELECT d.recipient, d.attempts, d.history, coalesce(f.seq, 0), e.id, e.event_id,
-            e.tenant_id, e.type, e.payload, e.metadata, e.created_at
+    "SELECT d.recipient, d.attempts, d.history, d.destination, d.order_key, coalesce(f.seq, 0),
+            e.id, e.event_id, e.tenant_id, e.type, e.payload, e.metadata, e.created_at
     FROM deliveries d JOIN events e ON e.event_id = d.event_id
     LEFT JOIN feed f ON f.aggregate_id = e.id
     WHERE d.rowid IN ",
@@ -56,7 +66,7 @@ const DUE: &str = concat!(
 );
 
 const PUT_OFF: &str = concat!(
-    "UPDATE deliveries SET next_attempt_at = ?4 WHERE rowid IN ",
+    "UPDATE deliveries SET next_attempt_at = ?5, waits_for = NULL WHERE rowid IN ",
     due!()
 );
 
@@ -156,6 +166,7 @@ impl Sqlite {
         sink: &str,
         lease: Duration,
         limit: usize,
+        upto: Option<i64>,
     ) -> Result<Vec<Due>, StoreError> {
         let now = Utc::now();
         let any = sqlx::query(ANY_DUE)
@@ -171,12 +182,14 @@ impl Sqlite {
             .bind(sink)
             .bind(stamp(now))
             .bind(limited(limit))
+            .bind(upto)
             .fetch_all(&mut *transaction)
             .await?;
         sqlx::query(PUT_OFF)
             .bind(sink)
             .bind(stamp(now))
             .bind(limited(limit))
+            .bind(upto)
             .bind(stamp(later(Utc::now(), lease)))
             .execute(&mut *transaction)
             .await?;
@@ -263,6 +276,10 @@ fn columns(write: &LedgerWrite, now: DateTime<Utc>) -> serde_json::Value {
         write.cause.as_deref().map(storable),
         write.response.as_deref().map(storable),
         history_json(&write.history),
+        write.destination.as_deref().map(storable),
+        write.waits_for.map(WaitsFor::as_str),
+        write.order.as_ref().map(|(key, _)| &**key),
+        write.order.as_ref().map(|(_, seq)| seq),
     ])
 }
 
@@ -298,6 +315,8 @@ fn due(row: &SqliteRow) -> Result<Due, StoreError> {
         recipient: row.try_get(0)?,
         attempts: count(row.try_get(1)?),
         history: history(row.try_get(2)?)?,
-        event: Arc::new(row.event(3)?),
+        destination: row.try_get::<Option<&str>, _>(3)?.map(Arc::from),
+        order_key: row.try_get::<Option<&str>, _>(4)?.map(Arc::from),
+        event: Arc::new(row.event(5)?),
     })
 }

@@ -11,6 +11,7 @@ mod ledger;
 mod sequencer;
 mod sinks;
 mod subscriptions;
+mod waiting;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,10 +30,10 @@ use tokio::sync::Mutex;
 use ulid::Ulid;
 
 use self::feed::read_feed;
-use super::migration::migrator;
+use super::migration::{Step, migrator};
 use super::{
-    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, within,
+    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, Lane, LedgerRow, LedgerWrite,
+    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, Witness, within,
 };
 
 const READERS: u32 = 4;
@@ -151,15 +152,23 @@ impl Feed for Sqlite {
     }
 }
 
+const MIGRATIONS: &[Step] = &[
+    (
+        "herald",
+        include_str!("../../../migrations/sqlite/0001_herald.sql"),
+    ),
+    (
+        "waiting",
+        include_str!("../../../migrations/sqlite/0003_waiting.sql"),
+    ),
+];
+
 #[async_trait]
 impl Store for Sqlite {
     async fn migrate(&self) -> Result<(), StoreError> {
-        migrator(
-            include_str!("../../../migrations/sqlite/0001_herald.sql"),
-            "herald_migrations",
-        )
-        .run(&self.writer)
-        .await?;
+        migrator(MIGRATIONS, "herald_migrations")
+            .run(&self.writer)
+            .await?;
         Ok(())
     }
 
@@ -212,8 +221,14 @@ impl Store for Sqlite {
         self.within(self.read_checkpoints()).await
     }
 
-    async fn settle(&self, sink: &str, seq: i64) -> Result<(), StoreError> {
-        self.within(self.advance_checkpoint(sink, seq)).await
+    async fn settle(
+        &self,
+        sink: &str,
+        seq: i64,
+        witness: Option<Witness>,
+    ) -> Result<(), StoreError> {
+        self.within(self.advance_checkpoint(sink, seq, witness))
+            .await
     }
 
     async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError> {
@@ -237,8 +252,26 @@ impl Store for Sqlite {
         sink: &str,
         lease: Duration,
         limit: usize,
+        upto: Option<i64>,
     ) -> Result<Vec<Due>, StoreError> {
-        self.within(self.take_due(sink, lease, limit)).await
+        self.within(self.take_due(sink, lease, limit, upto)).await
+    }
+
+    async fn ledger_hasten(
+        &self,
+        sink: &str,
+        destination: &str,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        self.within(self.hasten(sink, destination, limit)).await
+    }
+
+    async fn ledger_release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {
+        self.within(self.release(sink, lanes)).await
+    }
+
+    async fn ledger_release_all(&self, sink: &str) -> Result<u64, StoreError> {
+        self.within(self.release_all(sink)).await
     }
 
     async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError> {

@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Sqlite, stamp};
-use crate::store::{Checkpoint, StoreError};
+use crate::store::{Checkpoint, StoreError, Witness};
 
 const REGISTER: &str = "
 INSERT INTO checkpoints (sink, seq) SELECT ?1, seq FROM feed_state WHERE true
@@ -14,8 +14,13 @@ RETURNING sink, seq, paused";
 
 const ALL: &str = "SELECT sink, seq, paused FROM checkpoints ORDER BY sink";
 
-const ADVANCE: &str = "UPDATE checkpoints SET seq = min(?2, f.seq), updated_at = ?3
-     FROM feed_state f WHERE sink = ?1 AND checkpoints.seq < min(?2, f.seq)";
+const ADVANCE: &str = "
+UPDATE checkpoints SET seq = ?2, updated_at = ?5
+FROM feed_state f
+WHERE sink = ?1 AND checkpoints.seq < ?2 AND f.seq >= ?2
+  AND (?3 IS NULL OR EXISTS (
+      SELECT 1 FROM feed w JOIN events e ON e.id = w.aggregate_id
+      WHERE w.seq = ?3 AND e.event_id = ?4))";
 
 const PAUSE: &str = "UPDATE checkpoints SET paused = ?2, updated_at = ?3 WHERE sink = ?1";
 
@@ -33,10 +38,17 @@ impl Sqlite {
         rows.iter().map(checkpoint).collect()
     }
 
-    pub(super) async fn advance_checkpoint(&self, sink: &str, seq: i64) -> Result<(), StoreError> {
+    pub(super) async fn advance_checkpoint(
+        &self,
+        sink: &str,
+        seq: i64,
+        witness: Option<Witness>,
+    ) -> Result<(), StoreError> {
         sqlx::query(ADVANCE)
             .bind(sink)
             .bind(seq)
+            .bind(witness.map(|w| w.seq))
+            .bind(witness.map(|w| w.event_id.to_string()))
             .bind(stamp(Utc::now()))
             .execute(&self.writer)
             .await?;

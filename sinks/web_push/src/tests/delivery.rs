@@ -1,5 +1,9 @@
 //! Recipients and deliveries.
 
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
 use super::*;
 
 async fn deliver_one(bench: &Bench, event: Event, recipient: Recipient) -> Outcome {
@@ -11,7 +15,8 @@ async fn deliver_one(bench: &Bench, event: Event, recipient: Recipient) -> Outco
 #[tokio::test]
 async fn an_event_reaches_the_browser_that_subscribed_and_only_it_can_read_it() {
     let service = PushService::default();
-    let endpoint = format!("http://{}/message/1", service.start().await);
+    let address = service.start().await.to_string();
+    let endpoint = format!("http://{address}/message/1");
     let bench = bench(json!({
         "ttl": "1h", "urgency": "high", "subject": "mailto:ops@example.com",
         "templates": [{"topic": "order-{{ payload.id }}"}],
@@ -34,7 +39,11 @@ async fn an_event_reaches_the_browser_that_subscribed_and_only_it_can_read_it() 
         .expect("some")
         .try_into()
         .expect("one");
-    let outcome = deliver_one(&bench, Event::clone(&order), recipient).await;
+    assert_eq!(recipient.destination.as_deref(), Some(&*address));
+    // A tenth of an hour ago: what is left of it goes to the push service.
+    let mut event = Event::clone(&order);
+    event.created_at -= TimeDelta::seconds(360);
+    let outcome = deliver_one(&bench, event, recipient).await;
     assert_eq!(
         outcome,
         Outcome::Delivered {
@@ -44,13 +53,19 @@ async fn an_event_reaches_the_browser_that_subscribed_and_only_it_can_read_it() 
 
     let [(headers, body)] = service.received().try_into().expect("one request");
     for (name, value) in [
-        ("ttl", "3600"),
         ("urgency", "high"),
         ("topic", "order-1"),
         ("content-encoding", "aes128gcm"),
     ] {
         assert_eq!(headers[name], value, "{name}");
     }
+    let ttl: u32 = headers["ttl"]
+        .to_str()
+        .expect("ASCII")
+        .parse()
+        .expect("seconds");
+    assert!((3200..=3240).contains(&ttl), "{ttl}");
+    assert_eq!(bench.sink.lifetime(), Some(Duration::from_secs(3600)));
     let authorization = headers["authorization"].to_str().expect("ASCII");
     assert!(authorization.starts_with("vapid t="));
     assert!(authorization.ends_with(&format!(", k={}", bench.sink.public_key())));
@@ -159,6 +174,7 @@ async fn a_push_service_that_is_away_or_silent_means_try_again() {
             Outcome::Retry {
                 after: None,
                 cause: told,
+                ..
             } => {
                 assert!(told.contains(cause), "{told}");
             }
@@ -218,7 +234,7 @@ async fn subscriptions_that_cannot_work_are_rejected_and_removed_ones_skipped() 
         }
     }
     for key in [Ulid::generate().to_string(), "not an id".into()] {
-        let removed = Recipient { key, hint: None };
+        let removed = Recipient::new(key);
         let outcome = deliver_one(&bench, event("acme", "a", json!({})), removed).await;
         assert_eq!(outcome, Outcome::skipped("the subscription was removed"));
     }

@@ -1,0 +1,120 @@
+//! From the ledger to deliveries: whatever waits there for its time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use herald_contract::{Delivery, Recipient};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::{Done, Runner, Work};
+use crate::broker::BrokerError;
+use crate::store::Due;
+
+/// Longest wait between two looks at what is due.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two looks where what is due may not begin yet.
+const SOON: Duration = Duration::from_millis(20);
+
+/// How often lanes are looked through for what a crash left waiting in them.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Longer than any attempt that may be under way when the lease begins, twice.
+const LEASE: Duration = Duration::from_secs(30);
+
+impl Runner {
+    /// Makes deliveries of what is due in the ledger.
+    pub(super) async fn due(self: &Arc<Self>, done: mpsc::Sender<Done>) {
+        let mut sweep_at = Instant::now();
+        while self.wait_until_open().await {
+            if sweep_at <= Instant::now() {
+                sweep_at = Instant::now() + SWEEP;
+                self.sweep().await;
+            }
+            let wait = match self.begin_due(&done).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    self.failed("cannot read what is due", &error);
+                    LOOK
+                }
+            };
+            if wait.is_zero() {
+                continue;
+            }
+            tokio::select! {
+                _ = timeout(wait, self.put_off.notified()) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Begins what is due and has room; how long until there may be more.
+    async fn begin_due(
+        self: &Arc<Self>,
+        done: &mpsc::Sender<Done>,
+    ) -> Result<Duration, BrokerError> {
+        let name = &self.settings.name;
+        // No more than can begin soon, or their lease would run out in our queue.
+        let mut room = self.permits.available_permits() * self.sink.batch().max(1);
+        if let Some(from) = self.breaker().closed_from(Instant::now()) {
+            let wait = from.saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                return Ok(wait.min(LOOK));
+            }
+            room = room.min(1);
+        }
+        if room == 0 {
+            return Ok(SOON);
+        }
+        let wait = self.store.ledger_wait(name).await?;
+        if wait != Some(Duration::ZERO) {
+            return Ok(wait.unwrap_or(LOOK).min(LOOK));
+        }
+        let mut upto = None;
+        if self.settings.order.is_some() {
+            // Everything up to there is in the ledger, whichever process put it there.
+            upto = self.broker.settled(name).await?;
+            if upto.is_none() {
+                return Ok(LOOK);
+            }
+        }
+        let lease = self.settings.attempt_timeout * 2 + LEASE;
+        let leased_until = Instant::now() + lease - self.settings.attempt_timeout;
+        let due = self.store.ledger_due(name, lease, room, upto).await?;
+        if due.is_empty() {
+            return Ok(SOON);
+        }
+        let works = due
+            .into_iter()
+            .map(|due| Work::from_ledger(due, leased_until));
+        self.begin(works.collect(), done).await;
+        Ok(Duration::ZERO)
+    }
+
+    async fn sweep(&self) {
+        if let Err(error) = self.store.ledger_release_all(&self.settings.name).await {
+            self.failed("cannot look through what waits in order", &error);
+        }
+    }
+}
+
+impl Work {
+    fn from_ledger(due: Due, leased_until: Instant) -> Self {
+        Self {
+            delivery: Delivery {
+                event: due.event,
+                recipient: Recipient {
+                    destination: due.destination,
+                    ..Recipient::new(due.recipient)
+                },
+                attempt: due.attempts.saturating_add(1),
+            },
+            spent: due.attempts,
+            history: due.history,
+            entry: None,
+            leased_until: Some(leased_until),
+            order_key: due.order_key,
+        }
+    }
+}

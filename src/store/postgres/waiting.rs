@@ -1,0 +1,86 @@
+//! Deliveries that wait for something else than their time, and what lets them go.
+
+use super::Postgres;
+use crate::store::{Lane, StoreError};
+
+/// Some at a time, so that no statement is long.
+const HASTEN: &str = "
+UPDATE herald.deliveries SET next_attempt_at = clock_timestamp(), waits_for = NULL
+WHERE (event_id, sink, recipient) IN (
+    SELECT event_id, sink, recipient FROM herald.deliveries
+    WHERE sink = $1 AND waits_for = 'destination' AND destination = $2
+    LIMIT $3 FOR UPDATE SKIP LOCKED)";
+
+/// A row that an older one is before is not the first of its lane.
+macro_rules! none_before {
+    ($row:literal) => {
+        concat!(
+            "NOT EXISTS (
+                SELECT FROM herald.deliveries before
+                WHERE before.sink = ",
+            $row,
+            ".sink AND before.recipient = ",
+            $row,
+            ".recipient AND before.order_key = ",
+            $row,
+            ".order_key AND before.state = 'pending' AND before.order_seq < ",
+            $row,
+            ".order_seq)"
+        )
+    };
+}
+pub(super) use none_before;
+
+const RELEASE: &str = "
+UPDATE herald.deliveries d SET next_attempt_at = clock_timestamp(), waits_for = NULL
+FROM unnest($2::text[], $3::text[]) AS lane (recipient, key)
+CROSS JOIN LATERAL (
+    SELECT p.event_id FROM herald.deliveries p
+    WHERE p.sink = $1 AND p.recipient = lane.recipient AND p.order_key = lane.key
+      AND p.state = 'pending'
+    ORDER BY p.order_seq LIMIT 1
+) AS first
+WHERE d.sink = $1 AND d.event_id = first.event_id AND d.recipient = lane.recipient
+  AND d.waits_for = 'order'";
+
+const RELEASE_ALL: &str = concat!(
+    "UPDATE herald.deliveries d SET next_attempt_at = clock_timestamp(), waits_for = NULL
+    WHERE d.sink = $1 AND d.waits_for = 'order' AND ",
+    none_before!("d")
+);
+
+impl Postgres {
+    pub(super) async fn hasten(
+        &self,
+        sink: &str,
+        destination: &str,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        let done = sqlx::query(HASTEN)
+            .bind(sink)
+            .bind(destination)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {
+        let column = |part: fn(&Lane) -> &str| lanes.iter().map(part).collect::<Vec<_>>();
+        let done = sqlx::query(RELEASE)
+            .bind(sink)
+            .bind(column(|lane| &lane.recipient))
+            .bind(column(|lane| &lane.key))
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn release_all(&self, sink: &str) -> Result<u64, StoreError> {
+        let done = sqlx::query(RELEASE_ALL)
+            .bind(sink)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}

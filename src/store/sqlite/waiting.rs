@@ -1,0 +1,86 @@
+//! Deliveries that wait for something else than their time, and what lets them go.
+
+use chrono::Utc;
+
+use super::{Sqlite, json, limited, stamp};
+use crate::store::{Lane, StoreError};
+
+/// Some at a time, so that no statement is long.
+const HASTEN: &str = "
+UPDATE deliveries SET next_attempt_at = ?4, waits_for = NULL
+WHERE rowid IN (
+    SELECT rowid FROM deliveries
+    WHERE sink = ?1 AND waits_for = 'destination' AND destination = ?2 LIMIT ?3)";
+
+/// A row that an older one is before is not the first of its lane.
+macro_rules! none_before {
+    ($row:literal) => {
+        concat!(
+            "NOT EXISTS (
+                SELECT 1 FROM deliveries before
+                WHERE before.sink = ",
+            $row,
+            ".sink AND before.recipient = ",
+            $row,
+            ".recipient AND before.order_key = ",
+            $row,
+            ".order_key AND before.state = 'pending' AND before.order_seq < ",
+            $row,
+            ".order_seq)"
+        )
+    };
+}
+pub(super) use none_before;
+
+const RELEASE: &str = "
+UPDATE deliveries SET next_attempt_at = ?3, waits_for = NULL
+WHERE waits_for = 'order' AND rowid IN (
+    SELECT (SELECT p.rowid FROM deliveries p
+            WHERE p.sink = ?1 AND p.recipient = value ->> 0 AND p.order_key = value ->> 1
+              AND p.state = 'pending'
+            ORDER BY p.order_seq LIMIT 1)
+    FROM json_each(?2))";
+
+const RELEASE_ALL: &str = concat!(
+    "UPDATE deliveries AS d SET next_attempt_at = ?2, waits_for = NULL
+    WHERE d.sink = ?1 AND d.waits_for = 'order' AND ",
+    none_before!("d")
+);
+
+impl Sqlite {
+    pub(super) async fn hasten(
+        &self,
+        sink: &str,
+        destination: &str,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        let done = sqlx::query(HASTEN)
+            .bind(sink)
+            .bind(destination)
+            .bind(limited(limit))
+            .bind(stamp(Utc::now()))
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {
+        let lanes: Vec<_> = lanes.iter().map(|l| (&l.recipient, &l.key)).collect();
+        let done = sqlx::query(RELEASE)
+            .bind(sink)
+            .bind(json(&lanes)?)
+            .bind(stamp(Utc::now()))
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn release_all(&self, sink: &str) -> Result<u64, StoreError> {
+        let done = sqlx::query(RELEASE_ALL)
+            .bind(sink)
+            .bind(stamp(Utc::now()))
+            .execute(&self.writer)
+            .await?;
+        Ok(done.rows_affected())
+    }
+}
