@@ -144,8 +144,9 @@ async fn break_it(
         match what {
             0 => proxy.cut(),
             1 => {
-                let refused = random.random_range(1..100);
-                smtp.fail_next(refused, "451 4.3.0 try again later").await;
+                smtp.fail("451 4.3.0 try again later").await;
+                sleep(lasts).await;
+                smtp.heal().await;
             }
             2 => herald.suffer(Blow::Stop, lasts).await,
             3 => herald.suffer(Blow::Restart, lasts).await,

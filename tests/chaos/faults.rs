@@ -181,8 +181,10 @@ impl Cluster {
             }
             Kind::PushRefused => {
                 let mut push = self.push.try_lock().ok()?;
-                push.fail_next(drawn.pick % 100, [429, 500, 503][drawn.pick % 3])
-                    .await;
+                let status = [429, 500, 503][drawn.pick % 3];
+                push.fail_next(usize::MAX >> 1, status).await;
+                sleep(drawn.lasts).await;
+                push.heal().await;
                 ("push".into(), false, false)
             }
             _ => {

@@ -10,7 +10,7 @@ use crate::harness::{Config, Home, Process, Turns, seconds, signal};
 use crate::proxy::Target;
 
 /// Settings by which everything happens within seconds, and nothing becomes a dead letter.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 17] = [
     "HERALD_STORE__TIMEOUT=2s",
     "HERALD_BROKER__TIMEOUT=1s",
     "HERALD_BROKER__RECLAIM_IDLE=2s",
@@ -21,6 +21,10 @@ const SETTINGS: [&str; 13] = [
     "HERALD_SINKS__EMAIL__CONCURRENCY=8",
     "HERALD_SINKS__EMAIL__ATTEMPT_TIMEOUT=3s",
     "HERALD_SINKS__EMAIL__SMTP__TIMEOUT=2s",
+    "HERALD_SINKS__EMAIL__BREAKER__OPEN=500ms",
+    "HERALD_SINKS__EMAIL__BREAKER__MAX_OPEN=2s",
+    "HERALD_SINKS__PUSH__BREAKER__OPEN=500ms",
+    "HERALD_SINKS__PUSH__BREAKER__MAX_OPEN=2s",
     "HERALD_SINKS__PUSH__CONCURRENCY=8",
     "HERALD_SINKS__PUSH__ATTEMPT_TIMEOUT=3s",
     "HERALD_SINKS__PUSH__TIMEOUT=2s",
@@ -28,10 +32,6 @@ const SETTINGS: [&str; 13] = [
 
 /// Attempts of one sink that one process has under way at most, as set above.
 pub const CONCURRENCY: usize = 8;
-
-/// The longest SIGSTOP of a runner: shorter than `broker.reclaim_idle`, until a runner that slept
-/// longer leaves to the others what they took over meanwhile.
-const LONGEST_STOP: Duration = Duration::from_millis(1_000);
 
 /// What can be done to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,11 +139,6 @@ impl Member {
     pub async fn suffer(&mut self, blow: Blow, lasts: Duration) {
         self.assert_running();
         if blow == Blow::Stop {
-            let lasts = if self.drives_sinks() {
-                lasts.min(LONGEST_STOP)
-            } else {
-                lasts
-            };
             let pid = self.process().pid();
             signal("STOP", pid);
             sleep(lasts).await;

@@ -220,6 +220,11 @@ impl Push {
             .await;
     }
 
+    /// Accepts again.
+    pub async fn heal(&mut self) {
+        self.peer.command("ok").await;
+    }
+
     /// The browser behind this subscription is gone.
     pub async fn unsubscribe(&mut self, number: usize) {
         self.peer.command(&format!("gone {number}")).await;
