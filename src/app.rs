@@ -361,7 +361,7 @@ impl Epoch {
                     self.store.register_sink(name).await?;
                     let gate = watch::Sender::new(false);
                     let runner = Arc::new(Runner::new(
-                        settings(name, table),
+                        settings(name, table, &self.config),
                         sink.clone(),
                         self.store.clone(),
                         self.broker.clone(),
@@ -408,7 +408,7 @@ struct Sinks {
     routes: Router,
 }
 
-fn settings(name: &str, table: &SinkTable) -> runner::Settings {
+fn settings(name: &str, table: &SinkTable, config: &Config) -> runner::Settings {
     let breaker = runner::BreakerLimits {
         failures: table.breaker.failures,
         open: Backoff {
@@ -444,6 +444,7 @@ fn settings(name: &str, table: &SinkTable) -> runner::Settings {
         expires_after: table.expires_after,
         order: (table.ordering == Ordering::Key)
             .then(|| runner::OrderKey::new(&table.ordering_key)),
+        dead_letter_tenant: config.dead_letters.tenant.as_deref().map(Arc::from),
     }
 }
 

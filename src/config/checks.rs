@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use figment::value::Dict;
+use herald_contract::check_tenant;
 use humantime::format_duration;
 
 use super::decode::Judged;
@@ -148,6 +149,11 @@ pub(super) fn root(config: &Config, checks: &mut Checks<'_>) {
 
     auth(config, checks);
     retry(&config.retry, checks);
+    if let Some(tenant) = &config.dead_letters.tenant
+        && let Err(wrong) = check_tenant(tenant)
+    {
+        checks.fault("dead_letters.tenant", format!("{tenant:?} {wrong}"));
+    }
     log_level(&config.log.level, checks);
 }
 

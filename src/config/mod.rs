@@ -55,6 +55,7 @@ pub struct Config {
     pub auth: Auth,
     /// What a sink does unless its own `retry` says otherwise.
     pub retry: Retry,
+    pub dead_letters: DeadLetters,
     pub log: Log,
     /// By name, which is the sink's consumer group and its name in the ledger.
     #[serde(skip_deserializing)]
@@ -71,6 +72,7 @@ impl Default for Config {
             http: Http::default(),
             auth: Auth::default(),
             retry: Retry::default(),
+            dead_letters: DeadLetters::default(),
             log: Log::default(),
             sinks: BTreeMap::new(),
         }
@@ -263,6 +265,14 @@ impl Default for Retry {
             jitter: Jitter::Full,
         }
     }
+}
+
+/// Who learns of dead letters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLetters {
+    /// Each also becomes an event `herald.dead_letter` of this tenant, for any sink to deliver.
+    pub tenant: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,7 @@
 mod attempt;
 mod breaker;
 mod broadcast;
+mod dead;
 mod destinations;
 mod dispatch;
 mod due;
@@ -87,6 +88,8 @@ pub struct Settings {
     pub expires_after: Option<Duration>,
     /// What keeps deliveries in order, if anything does.
     pub order: Option<OrderKey>,
+    /// The tenant whose events tell of dead letters.
+    pub dead_letter_tenant: Option<Arc<str>>,
 }
 
 /// One competing sink at work.
@@ -104,6 +107,8 @@ pub struct Runner {
     permits: Arc<Semaphore>,
     /// Notified when a delivery was put off, so that `due` looks when it must.
     put_off: Notify,
+    /// Notified when there is a new dead letter.
+    died: Notify,
     attempts: TaskTracker,
     /// Entries between the stream and their acknowledgement. A reader that lost its connection is
     /// handed what it had not acknowledged; what is on its way already is not begun again.
@@ -200,6 +205,7 @@ impl Runner {
             open,
             stop,
             put_off: Notify::new(),
+            died: Notify::new(),
             attempts: TaskTracker::new(),
             under_way: Mutex::default(),
         }
@@ -214,6 +220,7 @@ impl Runner {
         let read = tokio::spawn(runner.clone().read(batches));
         let recorded = tokio::spawn(runner.clone().record(finished));
         let settle = tokio::spawn(runner.clone().settle());
+        let tell = tokio::spawn(runner.clone().tell_of_the_dead());
         tokio::join!(runner.dispatch(inbox, done.clone()), runner.due(done));
         let deadline = Instant::now() + drain;
         runner.attempts.close();
@@ -231,6 +238,7 @@ impl Runner {
             tracing::warn!(sink = %name, "outcomes could not be recorded; they are made again");
         }
         settle.abort();
+        tell.abort();
         runner.settle_once().await;
         let left = deadline.saturating_duration_since(Instant::now());
         runner.sink.drain(left.max(RECORDED_WITHIN)).await;

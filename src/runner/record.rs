@@ -12,7 +12,7 @@ use ulid::Ulid;
 
 use super::{Done, Entry, RECORD, Runner, Work};
 use crate::backoff::Backoff;
-use crate::store::{Attempt, Lane, LedgerRow, LedgerWrite, State, WaitsFor};
+use crate::store::{Attempt, Lane, LedgerWrite, State, WaitsFor};
 
 /// Failed attempts that a ledger row remembers.
 const HISTORY: usize = 20;
@@ -111,11 +111,12 @@ impl Runner {
             }
             self.write(&records).await;
             self.release(&records).await;
-            self.tell_of_the_dead(&records).await;
             for record in records {
                 self.count(&record);
-                if let State::Gone = record.write.state {
-                    self.forget(&record.write.recipient).await;
+                match record.write.state {
+                    State::Gone => self.forget(&record.write.recipient).await,
+                    State::Dead => self.died.notify_one(),
+                    _ => {}
                 }
                 let last = record.work.entry.filter(|entry| entry.close_one());
                 acks.extend(last.map(|entry: Arc<Entry>| entry.seq));
@@ -277,52 +278,19 @@ impl Runner {
         }
     }
 
-    /// The dead-letter stream is news of what the ledger holds; losing an entry loses no letter.
-    async fn tell_of_the_dead(&self, records: &[Recorded]) {
-        let letters: Vec<LedgerRow> = records
-            .iter()
-            .filter(|record| record.write.state == State::Dead)
-            .map(|record| self.letter(record))
-            .collect();
-        if letters.is_empty() {
-            return;
-        }
-        for letter in &letters {
-            tracing::warn!(
-                sink = %letter.sink, event = %letter.event_id, attempts = letter.attempts,
-                cause = letter.cause.as_deref().unwrap_or_default(), "dead letter"
-            );
-        }
-        if let Err(error) = self.broker.dead_letters(&letters).await {
-            self.failed("cannot tell the dead-letter stream", &error);
-        }
-    }
-
-    fn letter(&self, record: &Recorded) -> LedgerRow {
-        let (write, now) = (&record.write, Utc::now());
-        LedgerRow {
-            sink: self.settings.name.clone(),
-            event_id: write.event_id,
-            tenant_id: write.tenant_id.to_string(),
-            kind: record.work.delivery.event.kind.to_string(),
-            recipient: write.recipient.clone(),
-            state: write.state,
-            attempts: write.attempts,
-            next_attempt_at: None,
-            cause: write.cause.clone(),
-            response: None,
-            history: write.history.clone(),
-            created_at: now,
-            updated_at: now,
-        }
-    }
-
     fn count(&self, record: &Recorded) {
         let name = self.settings.name.as_str();
         self.metrics
             .deliveries
             .with_label_values(&[name, record.label])
             .inc();
+        if record.write.state == State::Dead {
+            let letter = &record.write;
+            tracing::warn!(
+                sink = name, event = %letter.event_id, attempts = letter.attempts,
+                cause = letter.cause.as_deref().unwrap_or_default(), "dead letter"
+            );
+        }
         if record.write.state == State::Delivered {
             let age = Utc::now() - record.work.delivery.event.created_at;
             self.metrics

@@ -259,6 +259,12 @@ pub trait Store: Feed {
     /// Deletes matching dead letters from the ledger; returns how many.
     async fn dead_drop(&self, filter: &DeadFilter) -> Result<u64, StoreError>;
 
+    /// Dead letters of the sink that nobody was told of, at most `limit`.
+    async fn dead_untold(&self, sink: &str, limit: usize) -> Result<Vec<LedgerRow>, StoreError>;
+
+    /// Marks dead letters as told, by their event and recipient.
+    async fn dead_told(&self, sink: &str, letters: &[(Ulid, &str)]) -> Result<(), StoreError>;
+
     // Push subscriptions.
 
     async fn subscription_put(&self, subscription: Subscription) -> Result<Ulid, StoreError>;

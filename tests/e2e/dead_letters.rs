@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Api, Config, Herald, Home, Smtp, eventually, python, seconds, text};
+use crate::harness::{
+    Api, Config, Database, Herald, Home, Smtp, eventually, postgres, python, redis, seconds, text,
+};
 
 const TENANT: &str = "acme";
 
@@ -143,6 +145,88 @@ async fn mail_that_is_refused_becomes_a_dead_letter_that_http_replays_or_drops()
     let mut expected = [healthy, replayed];
     expected.sort();
     assert_eq!(received(&story.smtp), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_and_the_dead_letter_stream_are_told_of_each_dead_letter() {
+    let (Some(server), Some(redis), Some(python)) = (postgres(), redis(30), python()) else {
+        return;
+    };
+    let database = Database::create(&server).await;
+    let dir = TempDir::new().expect("a temporary folder");
+    let mut smtp = Smtp::start(&python, dir.path()).await;
+    // The operators' mailbox is a sink like any other.
+    let mailbox = r#"kind = "email"
+types = ["herald.dead_letter"]"#;
+    let template = r#"to = "ops@example.test"
+subject = "{{ payload.sink }}: {{ payload.cause }}"
+text = "{{ payload.recipient }}""#;
+    let config = Config::new(&database.url, &redis)
+        .table("dead_letters", "tenant = \"operators\"")
+        .email(smtp.port)
+        .table("sinks.alerts", mailbox)
+        .table("[sinks.alerts.templates]", template);
+    let home = Home::new(&config);
+    let herald = home.start().await;
+    smtp.fail("550 5.1.1 no such user").await;
+    let id = emit(&herald.api, 1).await;
+    delivery(&herald.api, &id, "dead").await;
+
+    let mail = eventually("the operators have mail", seconds(20), async || {
+        let page = herald.api.get("/mailbox.json?limit=10").await.expect(200);
+        page["mails"].as_array().expect("a list").first().cloned()
+    })
+    .await;
+    let subject = text(&mail, "subject");
+    assert!(
+        subject.starts_with("email: ") && subject.contains("550"),
+        "{subject}"
+    );
+    let events = herald
+        .api
+        .get("/events?tenantId=operators&types=herald.*")
+        .await
+        .expect(200);
+    let [event] = events["events"].as_array().expect("a list").as_slice() else {
+        panic!("one event for one death: {events}");
+    };
+    let letter = &event["payload"];
+    assert_eq!(letter["eventId"], id.as_str());
+    assert_eq!(letter["recipient"], "user1@example.test");
+    assert_eq!(letter["history"].as_array().map(Vec::len), Some(1));
+
+    let stream = dead_letter_stream(&redis).await;
+    let [entry] = stream.as_slice() else {
+        panic!("one entry for one death: {stream:?}");
+    };
+    let told: Value = serde_json::from_str(entry).expect("JSON");
+    assert_eq!(&told, letter, "both are what the ledger holds");
+}
+
+/// The `json` of each entry of the dead-letter stream.
+async fn dead_letter_stream(redis: &str) -> Vec<String> {
+    let client = ::redis::Client::open(redis).expect("a Redis URL");
+    let mut connection = client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("Redis answers");
+    let keys: Vec<String> = ::redis::cmd("KEYS")
+        .arg("herald:*:dead")
+        .query_async(&mut connection)
+        .await
+        .expect("answers");
+    let mut told = Vec::new();
+    for key in keys {
+        let entries: ::redis::streams::StreamRangeReply = ::redis::cmd("XRANGE")
+            .arg(key)
+            .arg("-")
+            .arg("+")
+            .query_async(&mut connection)
+            .await
+            .expect("answers");
+        told.extend(entries.ids.iter().filter_map(|entry| entry.get("json")));
+    }
+    told
 }
 
 /// The letters of an answer.

@@ -13,6 +13,7 @@ mod losses;
 mod processes;
 mod proxy;
 mod push;
+mod restored;
 mod resume;
 mod transactions;
 

@@ -26,13 +26,25 @@ impl Database {
             .expect("a database can be made");
         admin.close().await.expect("closes");
         let base = server.strip_suffix("/postgres").expect("ends in /postgres");
-        let url = format!("{base}/{name}");
+        Self::at(&format!("{base}/{name}")).await
+    }
+
+    /// A database that exists.
+    pub async fn at(url: &str) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(12)
-            .connect(&url)
+            .connect(url)
             .await
-            .expect("the new database answers");
-        Self { url, pool }
+            .expect("the database answers");
+        Self {
+            url: url.to_owned(),
+            pool,
+        }
+    }
+
+    /// The same with new connections.
+    pub async fn again(&self) -> Self {
+        Self::at(&self.url).await
     }
 
     pub async fn begin(&self) -> Transaction<'static, Postgres> {

@@ -249,3 +249,33 @@ pub async fn drop_deletes_what_matches_and_nothing_else(f: Arc<Fixture>) {
         1
     );
 }
+
+pub async fn a_dead_letter_is_told_of_once_and_again_when_it_dies_again(f: Arc<Fixture>) {
+    let events = f.feed(&[event("acme", "a"), event("acme", "b")]).await;
+    let letters: Vec<_> = events
+        .iter()
+        .map(|event| write(event, "a", State::Dead))
+        .collect();
+    f.store
+        .ledger_record("email", &letters)
+        .await
+        .expect("recorded");
+    let untold = async |sink| {
+        let rows = f.store.dead_untold(sink, 10).await.expect("read");
+        rows.iter().map(|row| row.event_id).collect::<Vec<_>>()
+    };
+    assert_eq!(untold("email").await.len(), 2);
+    assert!(untold("push").await.is_empty());
+    let first = [(events[0].event_id, "a"), (events[0].event_id, "b")];
+    f.store.dead_told("email", &first).await.expect("marked");
+    assert_eq!(untold("email").await, [events[1].event_id]);
+
+    let all = DeadFilter::default();
+    assert_eq!(f.store.dead_replay(&all).await.expect("replayed"), 2);
+    assert!(untold("email").await.is_empty(), "they live");
+    f.store
+        .ledger_record("email", &letters[..1])
+        .await
+        .expect("recorded");
+    assert_eq!(untold("email").await, [events[0].event_id]);
+}

@@ -92,6 +92,7 @@ on_every_database! {
         special_characters_in_filters_mean_themselves
         replay_makes_dead_letters_due_with_all_attempts_before_them
         drop_deletes_what_matches_and_nothing_else
+        a_dead_letter_is_told_of_once_and_again_when_it_dies_again
     }
     waiting {
         what_waits_for_a_destination_is_due_when_it_is_hastened

@@ -22,11 +22,12 @@ SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND 
 const RECORD: &str = "
 INSERT INTO herald.deliveries AS d
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
-     history, destination, waits_for, order_key, order_seq)
+     history, destination, waits_for, order_key, order_seq, untold)
 SELECT DISTINCT ON (event_id, recipient)
        $1, event_id, recipient, tenant_id, state, attempts,
        CASE state WHEN 'pending' THEN clock_timestamp() + wait * interval '1 second' END,
-       cause, response, history, destination, waits_for, order_key, order_seq
+       cause, response, history, destination, waits_for, order_key, order_seq,
+       CASE state WHEN 'dead' THEN true END
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::float8[],
             $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
             $14::bigint[])
@@ -38,7 +39,7 @@ ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts,
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
     response = excluded.response, history = excluded.history, updated_at = now(),
-    destination = excluded.destination, waits_for = excluded.waits_for
+    destination = excluded.destination, waits_for = excluded.waits_for, untold = excluded.untold
 WHERE d.state = 'pending'";
 
 const DUE: &str = concat!(
@@ -114,7 +115,8 @@ const DEAD_COUNT: &str = concat!(
 
 const DEAD_REPLAY: &str = concat!(
     "UPDATE herald.deliveries u
-    SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = now()
+    SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = now(),
+        untold = NULL
     FROM herald.deliveries d LEFT JOIN herald.events e ON e.event_id = d.event_id
     WHERE u.event_id = d.event_id AND u.sink = d.sink AND u.recipient = d.recipient
       AND u.state = 'dead' AND",
@@ -128,6 +130,18 @@ const DEAD_DROP: &str = concat!(
       AND u.state = 'dead' AND",
     dead_where!()
 );
+
+const UNTOLD: &str = concat!(
+    "SELECT ",
+    ledger_columns!(),
+    " FROM herald.deliveries d LEFT JOIN herald.events e ON e.event_id = d.event_id
+    WHERE d.sink = $1 AND d.untold ORDER BY d.updated_at LIMIT $2"
+);
+
+const TOLD: &str = "
+UPDATE herald.deliveries d SET untold = NULL
+FROM unnest($2::text[], $3::text[]) AS told (event_id, recipient)
+WHERE d.sink = $1 AND d.event_id = told.event_id AND d.recipient = told.recipient AND d.untold";
 
 impl Postgres {
     pub(super) async fn read_known(
@@ -246,6 +260,35 @@ impl Postgres {
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())
+    }
+
+    pub(super) async fn read_untold(
+        &self,
+        sink: &str,
+        limit: usize,
+    ) -> Result<Vec<LedgerRow>, StoreError> {
+        let rows = sqlx::query(UNTOLD)
+            .bind(sink)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?;
+        ledger_rows(&rows)
+    }
+
+    pub(super) async fn mark_told(
+        &self,
+        sink: &str,
+        letters: &[(Ulid, &str)],
+    ) -> Result<(), StoreError> {
+        let (events, recipients): (Vec<_>, Vec<_>) =
+            letters.iter().map(|(id, to)| (id.to_string(), *to)).unzip();
+        sqlx::query(TOLD)
+            .bind(sink)
+            .bind(events)
+            .bind(recipients)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
 }
 

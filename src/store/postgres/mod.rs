@@ -116,6 +116,10 @@ const MIGRATIONS: &[Step] = &[
         "waiting",
         include_str!("../../../migrations/postgres/0003_waiting.sql"),
     ),
+    (
+        "dead letters",
+        include_str!("../../../migrations/postgres/0004_dead_letters.sql"),
+    ),
 ];
 
 fn migrations() -> Migrator {
@@ -276,6 +280,14 @@ impl Store for Postgres {
 
     async fn dead_drop(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
         self.within(self.delete_dead(filter)).await
+    }
+
+    async fn dead_untold(&self, sink: &str, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
+        self.within(self.read_untold(sink, limit)).await
+    }
+
+    async fn dead_told(&self, sink: &str, letters: &[(Ulid, &str)]) -> Result<(), StoreError> {
+        self.within(self.mark_told(sink, letters)).await
     }
 
     async fn subscription_put(&self, subscription: Subscription) -> Result<Ulid, StoreError> {

@@ -24,16 +24,16 @@ WHERE event_id IN (SELECT value FROM json_each(?2)) AND sink = ?1";
 const RECORD: &str = "
 INSERT INTO deliveries
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
-     history, destination, waits_for, order_key, order_seq, created_at, updated_at)
+     history, destination, waits_for, order_key, order_seq, untold, created_at, updated_at)
 SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
-       value ->> 12, ?3, ?3
+       value ->> 12, CASE value ->> 3 WHEN 'dead' THEN 1 END, ?3, ?3
 FROM json_each(?2) WHERE true
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
     state = excluded.state, attempts = excluded.attempts,
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
     response = excluded.response, history = excluded.history, updated_at = excluded.updated_at,
-    destination = excluded.destination, waits_for = excluded.waits_for
+    destination = excluded.destination, waits_for = excluded.waits_for, untold = excluded.untold
 WHERE deliveries.state = 'pending'";
 
 const ANY_DUE: &str = "
@@ -117,7 +117,7 @@ const DEAD_COUNT: &str = concat!("SELECT count(*)", dead_from!());
 
 const DEAD_REPLAY: &str = concat!(
     "UPDATE deliveries
-    SET state = 'pending', attempts = 0, next_attempt_at = ?9, updated_at = ?9
+    SET state = 'pending', attempts = 0, next_attempt_at = ?9, updated_at = ?9, untold = NULL
     WHERE rowid IN (SELECT d.rowid",
     dead_from!(),
     ")"
@@ -128,6 +128,18 @@ const DEAD_DROP: &str = concat!(
     dead_from!(),
     ")"
 );
+
+const UNTOLD: &str = concat!(
+    "SELECT ",
+    ledger_columns!(),
+    " FROM deliveries d LEFT JOIN events e ON e.event_id = d.event_id
+    WHERE d.sink = ?1 AND d.untold = 1 ORDER BY d.updated_at, d.rowid LIMIT ?2"
+);
+
+const TOLD: &str = "
+UPDATE deliveries SET untold = NULL
+WHERE sink = ?1 AND untold = 1 AND (event_id, recipient) IN
+      (SELECT value ->> 0, value ->> 1 FROM json_each(?2))";
 
 impl Sqlite {
     pub(super) async fn read_known(
@@ -260,6 +272,36 @@ impl Sqlite {
             .execute(&self.writer)
             .await?;
         Ok(done.rows_affected())
+    }
+
+    pub(super) async fn read_untold(
+        &self,
+        sink: &str,
+        limit: usize,
+    ) -> Result<Vec<LedgerRow>, StoreError> {
+        let rows = sqlx::query(UNTOLD)
+            .bind(sink)
+            .bind(limited(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        ledger_rows(&rows)
+    }
+
+    pub(super) async fn mark_told(
+        &self,
+        sink: &str,
+        letters: &[(Ulid, &str)],
+    ) -> Result<(), StoreError> {
+        let letters: Vec<_> = letters
+            .iter()
+            .map(|(id, to)| (id.to_string(), to))
+            .collect();
+        sqlx::query(TOLD)
+            .bind(sink)
+            .bind(json(&letters)?)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
     }
 }
 

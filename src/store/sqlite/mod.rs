@@ -161,6 +161,10 @@ const MIGRATIONS: &[Step] = &[
         "waiting",
         include_str!("../../../migrations/sqlite/0003_waiting.sql"),
     ),
+    (
+        "dead letters",
+        include_str!("../../../migrations/sqlite/0004_dead_letters.sql"),
+    ),
 ];
 
 #[async_trait]
@@ -300,6 +304,14 @@ impl Store for Sqlite {
 
     async fn dead_drop(&self, filter: &DeadFilter) -> Result<u64, StoreError> {
         self.within(self.delete_dead(filter)).await
+    }
+
+    async fn dead_untold(&self, sink: &str, limit: usize) -> Result<Vec<LedgerRow>, StoreError> {
+        self.within(self.read_untold(sink, limit)).await
+    }
+
+    async fn dead_told(&self, sink: &str, letters: &[(Ulid, &str)]) -> Result<(), StoreError> {
+        self.within(self.mark_told(sink, letters)).await
     }
 
     async fn subscription_put(&self, subscription: Subscription) -> Result<Ulid, StoreError> {
