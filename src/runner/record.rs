@@ -110,6 +110,9 @@ impl Runner {
                 }
             }
             self.write(&records).await;
+            for record in &mut records {
+                record.work.room = None;
+            }
             self.release(&records).await;
             for record in records {
                 self.count(&record);
