@@ -26,6 +26,8 @@ pub struct Far {
     pub windows: Vec<Window>,
     /// Deliveries that one fault can catch in flight.
     pub in_flight: usize,
+    /// Faults that can go on at once and catch each other's.
+    pub at_once: usize,
 }
 
 /// A fault; its times are seconds since 1970.
@@ -136,13 +138,13 @@ impl Far {
         nearest.map(|(place, _)| place)
     }
 
-    /// A fault catches what is in flight, and again with each attempt that it outlasts. When two
-    /// go on at once, what one of them caught may be nearer to the other.
+    /// A fault catches what is in flight, and again with each attempt that it outlasts. Where
+    /// several go on at once, what one of them caught may be nearer to another.
     fn too_many(&self, name: &str, around: &BTreeMap<usize, usize>) -> Vec<String> {
         let sentence = |(place, count): (&usize, &usize)| {
             let Window { what, from, to } = &self.windows[*place];
             let attempts = 1 + ((to - from) / ATTEMPT).ceil() as usize;
-            let most = 2 * attempts * self.in_flight;
+            let most = self.at_once * attempts * self.in_flight;
             (*count > most).then(|| {
                 format!("{name}: {count} doubles around {what}, at most {most} were in flight")
             })

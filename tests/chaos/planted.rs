@@ -52,6 +52,7 @@ fn arrive(far: &mut Far, number: usize, recipient: &str) {
         to: FAULT.1,
     }];
     far.in_flight = 2;
+    far.at_once = 2;
     far.recipients
         .entry(id(number))
         .or_default()

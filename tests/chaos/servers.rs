@@ -60,12 +60,15 @@ async fn whatever_breaks_nothing_committed_is_lost_and_streams_keep_the_order() 
     let producers = produce(&cluster, &books, &stop, random.random()).await;
     let struck = break_things(&cluster, &mut random, duration(1)).await;
 
+    let healed = Instant::now();
     cluster.clear_up();
     stop.cancel();
     within("the producers end", seconds(60), producers.join_all()).await;
     let doubtful = rest(&cluster, &books).await;
     let watched = within("every client sees the end", REST, clients.join_all()).await;
+    let streamed = healed.elapsed().as_secs();
     cluster.settled().await;
+    let settled = healed.elapsed().as_secs();
 
     let reconnects = watched.iter().map(|w| w.reconnects).sum::<usize>();
     let evidence = gather(&cluster, &books, watched, &struck).await;
@@ -78,6 +81,9 @@ async fn whatever_breaks_nothing_committed_is_lost_and_streams_keep_the_order() 
     keep(&cluster, &struck, &evidence).await;
     say(&format!(
         "servers: events: {committed} committed, {rolled_back} rolled back, {doubtful} were doubtful"
+    ));
+    say(&format!(
+        "servers: after the last fault streams were complete in {streamed} s, the rest in {settled} s"
     ));
     say(&format!(
         "servers: SSE: {} clients, {reconnects} reconnects",
@@ -259,6 +265,7 @@ async fn gather(
             arrivals: mails.iter().map(mail).collect(),
             windows: windows(|fault| fault.email),
             in_flight,
+            at_once: 2,
         },
         push: Far {
             recipients: recipients(&committed, |event| {
@@ -268,6 +275,7 @@ async fn gather(
             arrivals: pushes.iter().map(push).collect(),
             windows: windows(|fault| fault.push),
             in_flight,
+            at_once: 2,
         },
         committed,
     }
