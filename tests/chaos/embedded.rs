@@ -18,11 +18,11 @@ use crate::books::Books;
 use crate::checker::{Evidence, judge};
 use crate::clients::watch;
 use crate::far::{Far, Window};
-use crate::faults::now;
 use crate::harness::{Api, Config, END, Smtp, eventually, python, seconds, seed, within};
 use crate::member::{Blow, CONCURRENCY, Member};
 use crate::producers::{Habits, Producer};
 use crate::proxy::{Proxy, Target};
+use crate::schedule::now;
 use crate::{duration, report, say};
 
 const TENANTS: [&str; 2] = ["acme", "globex"];

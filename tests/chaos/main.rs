@@ -14,12 +14,14 @@ mod cluster;
 mod embedded;
 mod far;
 mod faults;
+mod gather;
 mod member;
 mod planted;
 mod postgres;
 mod producers;
 mod proxy;
 mod redis;
+mod schedule;
 mod servers;
 
 #[path = "../harness/mod.rs"]
