@@ -24,9 +24,10 @@ use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::registry::{self, AnySink, Part};
 use crate::relay::{self, Relay};
+use crate::retention::Housekeeper;
 use crate::roles::{Roles, SinkRole};
 use crate::runner::{self, Runner};
-use crate::store::{FeedHead, Postgres, Sequencer, Sqlite, Store, StoreError};
+use crate::store::{Expiry, FeedHead, Postgres, Sequencer, Sqlite, Store, StoreError};
 
 /// Opens the configured database; nothing is connected yet.
 ///
@@ -284,6 +285,12 @@ impl Epoch {
             tasks.spawn(serve(listener, router, self.stop.clone(), drain));
         }
         if roles.relay {
+            if let Some(housekeeper) = self.housekeeper() {
+                tasks.spawn(async move {
+                    housekeeper.run().await;
+                    Ok(())
+                });
+            }
             let relay = self.relay(emitted);
             tasks.spawn(async move { relay.run(sequencer).await.context("the relay cannot run") });
         }
@@ -307,6 +314,20 @@ impl Epoch {
             leading: self.leading.clone(),
             stop: self.stop.clone(),
         }
+    }
+
+    /// `None` when everything is kept.
+    fn housekeeper(&self) -> Option<Housekeeper> {
+        Some(Housekeeper {
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+            expiry: Expiry {
+                events: self.config.retention.events?,
+                dead: self.config.retention.dead,
+            },
+            leading: self.leading.subscribe(),
+            stop: self.stop.clone(),
+        })
     }
 
     /// Until every task has ended. The first that fails stops the others.

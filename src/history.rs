@@ -90,6 +90,11 @@ impl History for StoreHistory {
         Ok(self.store.page(&query).await?)
     }
 
+    async fn expired(&self) -> Result<i64, Unavailable> {
+        let _turn = self.turn().await?;
+        Ok(self.store.feed_head().await?.expired)
+    }
+
     async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
         let _turn = self.turn().await?;
         Ok(self.store.latest(tenant, upto).await?)

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod registry;
 pub mod relay;
+pub mod retention;
 pub mod roles;
 pub mod runner;
 pub mod store;

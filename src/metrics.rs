@@ -1,7 +1,7 @@
 //! What Prometheus scrapes. No tenant, event or address is ever a label.
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -17,6 +17,10 @@ pub struct Metrics {
     pub outbox_pending: IntGauge,
     pub outbox_oldest_seconds: Gauge,
     pub feed_seq: IntGauge,
+    pub feed_oldest_seq: IntGauge,
+    pub store_oldest_xmin_age: IntGauge,
+    pub retention_deleted: IntCounterVec,
+    pub retention_overdue_seconds: Gauge,
     pub stream_seq: IntGauge,
     pub relay_leader: IntGauge,
     pub relay_published: IntCounter,
@@ -31,6 +35,7 @@ pub struct Metrics {
     pub breaker_open: IntGaugeVec,
     pub open_destinations: IntGaugeVec,
     pub retrying: IntGaugeVec,
+    pub retrying_oldest_seconds: GaugeVec,
     pub dead: IntGaugeVec,
     pub stream_clients: IntGaugeVec,
     pub stream_events: IntCounterVec,
@@ -56,15 +61,33 @@ impl Metrics {
                 "herald_outbox_pending",
                 "Events that wait in the outbox (at most 1000000 are counted).",
             )?,
-            outbox_oldest_seconds: {
-                let g = Gauge::new(
-                    "herald_outbox_oldest_seconds",
-                    "Age of the oldest event that waits in the outbox.",
-                )?;
-                r.register(Box::new(g.clone()))?;
-                g
-            },
+            outbox_oldest_seconds: seconds(
+                r,
+                "herald_outbox_oldest_seconds",
+                "Age of the oldest event that waits in the outbox.",
+            )?,
             feed_seq: gauge(r, "herald_feed_seq", "The feed's last seq.")?,
+            feed_oldest_seq: gauge(
+                r,
+                "herald_feed_oldest_seq",
+                "The seq of the oldest event that is kept, or is to come when none is.",
+            )?,
+            store_oldest_xmin_age: gauge(
+                r,
+                "herald_store_oldest_xmin_age",
+                "Transactions since the oldest one that keeps PostgreSQL from vacuuming.",
+            )?,
+            retention_deleted: counters(
+                r,
+                "herald_retention_deleted_total",
+                "Events, and rows of the ledger, that were deleted because their time was up.",
+                &["what"],
+            )?,
+            retention_overdue_seconds: seconds(
+                r,
+                "herald_retention_overdue_seconds",
+                "For how long the time of the oldest event has been up, on the relay's leader.",
+            )?,
             stream_seq: gauge(
                 r,
                 "herald_stream_seq",
@@ -144,6 +167,17 @@ impl Metrics {
                 "Deliveries that wait for their next attempt.",
                 &["sink"],
             )?,
+            retrying_oldest_seconds: {
+                let gauges = GaugeVec::new(
+                    Opts::new(
+                        "herald_retrying_oldest_seconds",
+                        "Since when the oldest pending delivery waits.",
+                    ),
+                    &["sink"],
+                )?;
+                r.register(Box::new(gauges.clone()))?;
+                gauges
+            },
             dead: gauges(r, "herald_dead", "Dead letters in the ledger.", &["sink"])?,
             stream_clients: gauges(
                 r,
@@ -186,6 +220,12 @@ impl Metrics {
 
 fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
     let gauge = IntGauge::new(name, help)?;
+    r.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn seconds(r: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    let gauge = Gauge::new(name, help)?;
     r.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }

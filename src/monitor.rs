@@ -82,6 +82,7 @@ impl Monitor {
             return Ok(());
         }
         self.metrics.feed_seq.set(head.seq);
+        self.metrics.feed_oldest_seq.set(head.expired + 1);
         let allowed = self.only_while.as_ref().is_none_or(|lead| *lead.borrow());
         for (name, checkpoint) in self.store.checkpoints().await? {
             let labels = [name.as_str()];
@@ -137,11 +138,21 @@ impl Monitor {
             .outbox_oldest_seconds
             .set(backlog.oldest.as_secs_f64());
         let counts: HashMap<_, _> = self.store.sink_counts().await?.into_iter().collect();
+        let vitals = self.store.vitals().await?;
+        self.metrics
+            .store_oldest_xmin_age
+            .set(vitals.oldest_xmin_age);
+        let oldest: HashMap<_, _> = vitals.oldest_pending.into_iter().collect();
         for name in self.gates.keys() {
             let (labels, counts) = (
                 [name.as_str()],
                 counts.get(name).copied().unwrap_or_default(),
             );
+            let oldest = oldest.get(name).copied().unwrap_or_default();
+            self.metrics
+                .retrying_oldest_seconds
+                .with_label_values(&labels)
+                .set(oldest.as_secs_f64());
             self.metrics
                 .retrying
                 .with_label_values(&labels)

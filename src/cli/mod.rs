@@ -6,6 +6,7 @@ mod emit;
 mod events;
 mod output;
 mod run;
+mod sinks;
 mod tail;
 mod vapid;
 
@@ -50,6 +51,9 @@ enum Command {
     /// Dead letters: list, show, send again, give up
     #[command(subcommand)]
     Dead(dead::Dead),
+    /// Sinks that the database knows: list, forget one that is gone
+    #[command(subcommand)]
+    Sinks(sinks::Sinks),
     /// Make a VAPID key pair for Web Push
     Vapid(vapid::Vapid),
 }
@@ -103,6 +107,7 @@ impl Cli {
             Command::Tail(tail) => tail.execute(store).await,
             Command::Events(events) => events.execute(&*store).await,
             Command::Dead(dead) => dead.execute(&*store).await,
+            Command::Sinks(sinks) => sinks.execute(&loaded.config, &*store).await,
             Command::Run(_) | Command::Check(_) | Command::Vapid(_) => Ok(ExitCode::SUCCESS),
         }
     }

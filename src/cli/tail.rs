@@ -1,6 +1,7 @@
 //! `herald tail`: follows the feed in the terminal, from the database.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 use super::{AnyStore, output};
 use crate::backoff::Backoff;
 use crate::history::StoreHistory;
-use crate::store::PageQuery;
+use crate::store::{PageQuery, Store, StoreError};
 
 /// Between two looks at the feed.
 const LOOK: Duration = Duration::from_millis(200);
@@ -58,21 +59,13 @@ impl Tail {
         };
         let mut failures = 0;
         loop {
-            let query = PageQuery {
-                tenant: &self.tenant,
-                types: &types,
-                after: seq,
-                upto: i64::MAX,
-                limit: PAGE,
-                newest_first: false,
-            };
-            match store.page(&query).await {
-                Ok(events) => {
+            match self.look(&*store, &types, seq).await {
+                Ok((events, upto)) => {
                     failures = 0;
                     for event in &events {
                         self.print(event)?;
-                        seq = event.seq;
                     }
+                    seq = upto;
                     if events.is_empty() {
                         sleep(LOOK).await;
                     }
@@ -84,6 +77,34 @@ impl Tail {
                 }
             }
         }
+    }
+
+    /// The next events, and up to which `seq` there are no others.
+    async fn look(
+        &self,
+        store: &dyn Store,
+        types: &TypeFilter,
+        after: i64,
+    ) -> Result<(Vec<Arc<Event>>, i64), StoreError> {
+        let upto = store.feed_head().await?.seq;
+        let query = PageQuery {
+            tenant: &self.tenant,
+            types,
+            after,
+            upto,
+            limit: PAGE,
+            newest_first: false,
+        };
+        let events = store.page(&query).await?;
+        // Asked after the page, so that nothing goes unnoticed.
+        if after > 0 && store.feed_head().await?.expired > after {
+            eprintln!("herald: events may be missing here: they have expired");
+        }
+        let upto = match events.last() {
+            Some(last) if events.len() == PAGE => last.seq,
+            _ => upto.max(after),
+        };
+        Ok((events, upto))
     }
 
     fn print(&self, event: &Event) -> anyhow::Result<()> {

@@ -11,11 +11,12 @@ use super::decode::Judged;
 use super::fault::{Located, Path};
 use super::locate::Places;
 use super::sink::TENANT_KEY;
-use super::{AuthMode, Config, Retry, SinkTable};
+use super::{AuthMode, Config, Retention, Retry, SinkTable};
 use crate::store::LEAD_HEARTBEAT;
 
 const MS: Duration = Duration::from_millis(1);
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -133,6 +134,8 @@ pub(super) fn root(config: &Config, checks: &mut Checks<'_>) {
         "relay.poll_max",
         relay.poll_max,
     );
+
+    retention(&config.retention, checks);
 
     let http = &config.http;
     checks.number(
@@ -280,6 +283,23 @@ fn jwt_is_not_available(checks: &mut Checks<'_>) {
         "auth.mode",
         "\"jwt\" is not available in this version; write \"none\" and listen on 127.0.0.1",
     );
+}
+
+fn retention(retention: &Retention, checks: &mut Checks<'_>) {
+    let (events, dead) = ("retention.events", "retention.dead");
+    for (key, limit) in [(events, retention.events), (dead, retention.dead)] {
+        if let Some(limit) = limit {
+            checks.duration(key, limit, SECOND..=36_500 * DAY);
+        }
+    }
+    match (retention.events, retention.dead) {
+        (Some(limit), Some(of_dead)) => checks.ordered(events, limit, dead, of_dead),
+        (None, Some(_)) => checks.fault(
+            dead,
+            format!("does nothing while `{events}` is \"forever\"; set that too"),
+        ),
+        (_, None) => {}
+    }
 }
 
 fn retry(retry: &Retry, checks: &mut Checks<'_>) {

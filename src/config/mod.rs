@@ -19,6 +19,7 @@ mod limits;
 mod load;
 mod locate;
 mod redact;
+mod retention;
 mod sink;
 mod tree;
 mod words;
@@ -40,6 +41,7 @@ pub use fault::{At, Faults, Located, Path, Step};
 pub use limits::{Breaker, Destination, Ordering, Rate};
 pub use load::{DEFAULT_FILE, Loaded};
 pub use redact::redacted;
+pub use retention::Retention;
 pub use sink::{Kind, Section, SinkTable, check};
 
 /// Everything that can be set.
@@ -51,6 +53,7 @@ pub struct Config {
     pub store: Store,
     pub broker: Broker,
     pub relay: Relay,
+    pub retention: Retention,
     pub http: Http,
     pub auth: Auth,
     /// What a sink does unless its own `retry` says otherwise.
@@ -69,6 +72,7 @@ impl Default for Config {
             store: Store::default(),
             broker: Broker::default(),
             relay: Relay::default(),
+            retention: Retention::default(),
             http: Http::default(),
             auth: Auth::default(),
             retry: Retry::default(),

@@ -286,6 +286,22 @@ fn what_does_not_go_together_is_refused_with_the_reason() {
             "http.max_payload_bytes: 5000000 is out of range",
         ),
         ("retry.factor = nan", "retry.factor: NaN is out of range"),
+        (
+            "retention.events = \"soon\"",
+            "retention.events: \"soon\" is not a duration",
+        ),
+        (
+            "retention.events = \"1ms\"",
+            "retention.events: \"1ms\" is out of range; set \"1s\" to",
+        ),
+        (
+            "retention.dead = \"90days\"",
+            "retention.dead: does nothing while `retention.events` is \"forever\"",
+        ),
+        (
+            "retention = { events = \"2days\", dead = \"1day\" }",
+            "retention.events: \"2days\" is more than `retention.dead`",
+        ),
         ("sinks = 3", "sinks: is not a table"),
         ("store = 3", "store: 3 does not fit; expected a table"),
     ] {
@@ -298,6 +314,9 @@ fn what_does_not_go_together_is_refused_with_the_reason() {
         "store.url = \"postgres://u:p@h/d\"",
         "broker.url = \"rediss://:p@h:6380/1\"",
         "log.level = \"info,herald::relay=debug\"",
+        "retention.events = \"30days\"",
+        "retention = { events = \"30days\", dead = \"forever\" }",
+        "retention = { events = \"30days\", dead = \"30days\" }",
     ] {
         load(fine, &[]).expect(fine);
     }

@@ -61,11 +61,7 @@ pub(super) async fn list(
             };
             match api.history.resolve(&tenant, cursor).await? {
                 Place::After(seq) => seq,
-                Place::Unknown => {
-                    return Err(
-                        Problem::not_found("after names no event of this tenant").at("after")
-                    );
-                }
+                Place::Unknown => return Err(unknown()),
             }
         }
     };
@@ -78,7 +74,15 @@ pub(super) async fn list(
         newest_first: query.order == Order::Desc,
     };
     let events = api.store.page(&page).await.map_err(|e| failed(&e))?;
+    // The event that `after` names, and more, may have expired since it was looked up.
+    if seq > 0 && api.history.expired().await? > seq {
+        return Err(unknown());
+    }
     Ok(json(page_json(&events, after.unwrap_or(0))))
+}
+
+fn unknown() -> Problem {
+    Problem::not_found("after names no event of this tenant, or one that has expired").at("after")
 }
 
 /// `after` as REST and streams take it: absent when empty.

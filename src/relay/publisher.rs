@@ -9,8 +9,10 @@
 //!
 //! From `Lost` a stream behind the feed is filled from the feed, an absent one from the lowest
 //! checkpoint. A stream that has what the feed has not belongs to another history (the database
-//! was restored from a backup): a new epoch begins, and with it every process anew, on a new
-//! stream.
+//! was restored from a backup), and one that ends before the feed's beginning (Redis was away for
+//! longer than events are kept) cannot be continued, since what would have to follow its end has
+//! expired and a stream has no holes. Then a new epoch begins, and with it every process anew, on a
+//! new stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Relay;
 use crate::backoff::Backoff;
 use crate::broker::BrokerError;
-use crate::store::StoreError;
+use crate::store::{FeedHead, StoreError};
 
 /// How often the broker is asked what it holds although nothing failed.
 const VERIFY: Duration = Duration::from_secs(1);
@@ -125,13 +127,13 @@ impl<'a> Publisher<'a> {
         self.relay.metrics.feed_seq.set(feed.seq);
         let held = self.relay.broker.head().await?;
         if self.diverged(held).await? {
-            let feed = self.relay.store.new_epoch(&feed.epoch).await?;
-            tracing::error!(
-                stream = held, feed = feed.seq, epoch = %feed.epoch,
-                "the stream has what the feed has not: the database is an older one; a new epoch begins"
-            );
-            self.relay.stop.cancel();
-            return Ok(());
+            let why = "the stream has what the feed has not: the database is an older one";
+            return self.begin_epoch(&feed, why).await;
+        }
+        if held.is_some_and(|head| head < feed.expired) {
+            return self
+                .begin_epoch(&feed, "what follows the stream's end has expired")
+                .await;
         }
         let head = match held {
             Some(head) => head,
@@ -148,7 +150,15 @@ impl<'a> Publisher<'a> {
         self.stream = Stream::At(head);
         self.relay.metrics.stream_seq.set(head);
         self.catch_up(feed.seq).await?;
-        self.trim(feed.seq).await
+        self.trim(&feed).await
+    }
+
+    /// Every process notices and begins anew, this one at once.
+    async fn begin_epoch(&mut self, old: &FeedHead, why: &str) -> Result<(), PublishError> {
+        let feed = self.relay.store.new_epoch(&old.epoch).await?;
+        tracing::error!(feed = feed.seq, epoch = %feed.epoch, "{why}; a new epoch begins");
+        self.relay.stop.cancel();
+        Ok(())
     }
 
     /// Whether the stream holds another history than the feed. What it holds is in the feed before
@@ -224,12 +234,14 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    async fn trim(&mut self, feed: i64) -> Result<(), PublishError> {
+    /// What has expired goes from the stream too: every sink has settled it.
+    async fn trim(&mut self, feed: &FeedHead) -> Result<(), PublishError> {
         if Instant::now() < self.next_trim {
             return Ok(());
         }
         self.next_trim = Instant::now() + self.relay.settings.trim_every;
-        let settled = self.lowest_checkpoint(feed).await?.min(feed - KEEP);
+        let settled = self.lowest_checkpoint(feed.seq).await?;
+        let settled = settled.min(feed.seq - KEEP).max(feed.expired);
         if settled > 0 {
             self.relay.broker.trim(settled).await?;
         }

@@ -7,6 +7,7 @@ mod error;
 mod ledger;
 mod migration;
 mod postgres;
+mod retention;
 mod rows;
 mod sqlite;
 
@@ -23,6 +24,7 @@ pub use ledger::{
     Attempt, DeadFilter, Due, Lane, LedgerRow, LedgerWrite, SinkCounts, State, WaitsFor, event_id,
 };
 pub use postgres::{Postgres, SEQUENCE, emit};
+pub use retention::{Expired, Expiry, HeldBy, Overdue, Portion, Vitals};
 pub use sqlite::Sqlite;
 
 /// An event that is to be emitted; its names have been checked.
@@ -46,14 +48,16 @@ pub struct Emitted {
     pub repeated: bool,
 }
 
-/// The feed's end.
+/// Where the feed begins and ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedHead {
     /// Names this history of the feed. A database that was restored from a backup begins a new
     /// one, so that an old stream is not mistaken for its own.
     pub epoch: String,
-    /// The last `seq`; 0 when the feed is empty.
+    /// The last `seq` that was given; 0 when none was.
     pub seq: i64,
+    /// Everything up to and with this `seq` has expired and was deleted; 0 when nothing has.
+    pub expired: i64,
 }
 
 /// What waits in the outbox.
@@ -200,6 +204,14 @@ pub trait Store: Feed {
     /// Whether the sink is known.
     async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError>;
 
+    /// Gives up at most `limit` pending deliveries and dead letters of a sink that is gone for
+    /// good: deletes them from the ledger. Returns how many.
+    async fn give_up(&self, sink: &str, limit: usize) -> Result<u64, StoreError>;
+
+    /// Deletes a sink's checkpoint, so that it holds back neither deletion nor trimming. Whether
+    /// it was known.
+    async fn forget_sink(&self, sink: &str) -> Result<bool, StoreError>;
+
     // The ledger.
 
     /// The (event, recipient) pairs among these events that the ledger already has.
@@ -276,6 +288,17 @@ pub trait Store: Feed {
     async fn subscriptions_of(&self, tenants: &[&str]) -> Result<Vec<Subscription>, StoreError>;
 
     async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError>;
+
+    // Housekeeping.
+
+    /// Deletes the oldest events whose time is up and that nothing holds, in one transaction that
+    /// neither producers nor the sequencer wait for. Nothing when another process does it now.
+    async fn expire(&self, expiry: &Expiry, portion: Portion) -> Result<Expired, StoreError>;
+
+    /// The oldest event, if it is kept although its time is up, and why.
+    async fn overdue(&self, expiry: &Expiry) -> Result<Option<Overdue>, StoreError>;
+
+    async fn vitals(&self) -> Result<Vitals, StoreError>;
 }
 
 /// Bounds a call's time, also where the database hangs without a word.

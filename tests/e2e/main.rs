@@ -15,6 +15,7 @@ mod proxy;
 mod push;
 mod restored;
 mod resume;
+mod retention;
 mod transactions;
 
 #[path = "../harness/mod.rs"]

@@ -10,6 +10,7 @@ mod emitting;
 mod ledger;
 mod postgres;
 mod reading;
+mod retention;
 mod row_security;
 mod sequencing;
 mod sinks;
@@ -99,6 +100,21 @@ on_every_database! {
         of_a_lane_only_the_first_is_taken_and_the_next_when_it_is_through
         nothing_of_a_lane_is_taken_beyond_what_is_known_to_be_complete
         a_sweep_lets_go_of_the_first_in_every_lane
+    }
+    retention {
+        an_event_goes_with_its_rows_when_its_time_is_up
+        the_numbers_go_on_although_everything_is_gone
+        what_is_not_sequenced_stays
+        an_event_stays_until_every_known_sink_has_settled_it
+        an_event_with_a_pending_delivery_stays_and_holds_those_behind_it
+        a_young_event_holds_older_ones_behind_it
+        a_dead_letter_holds_its_event_until_it_is_dropped_or_its_own_time_is_up
+        no_transaction_deletes_more_than_its_portion
+        a_place_that_has_expired_is_unknown_and_the_beginning_is_the_oldest_kept
+        an_id_or_key_that_is_emitted_again_after_its_event_has_expired_is_new
+        a_sink_that_is_given_up_holds_nothing
+        the_oldest_pending_delivery_of_each_sink_is_told
+        whatever_happens_the_feed_has_no_hole_and_nothing_unfinished_is_deleted
     }
     subscriptions {
         a_subscription_reads_back_as_it_was_put

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use herald::store::{Postgres, emit};
+use herald::store::{Expired, Expiry, Portion, Postgres, emit};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use ulid::Ulid;
@@ -232,4 +232,137 @@ async fn a_database_that_cannot_be_reached_may_heal() {
             "{result:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn neither_producers_nor_the_sequencer_nor_readers_wait_for_a_deletion_that_is_held_open() {
+    on_postgres(async |f| {
+        let batch: Vec<_> = (0..50).map(|_| event("acme", "a")).collect();
+        f.feed(&batch).await;
+        // A deletion takes its time, with every lock that it ever takes but the last.
+        f.execute(
+            "UPDATE events SET created_at = '2020-01-01Z';
+             CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(3); RETURN NULL; END';
+             CREATE TRIGGER slow AFTER DELETE ON events FOR EACH STATEMENT
+             EXECUTE FUNCTION slow()",
+        )
+        .await
+        .expect("prepared");
+        let mut lead = f.lead().await;
+        let expiry = Expiry {
+            events: Duration::from_secs(60),
+            dead: None,
+        };
+        let portion = Portion {
+            events: 100,
+            deliveries: 100,
+        };
+        let store = f.another();
+        let deletion = tokio::spawn(async move { store.expire(&expiry, portion).await });
+        let mut connection = connect(&f).await;
+        let sleeps = "SELECT count(*)::text FROM pg_stat_activity
+                      WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        while text(&mut connection, sleeps).await.expect("asked") == "0" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for round in 1..=20 {
+            f.emit(&[event("acme", "a"), event("bolt", "b")]).await;
+            let moved = lead.sequence(10).await.expect("sequenced");
+            assert_eq!(moved.len(), 2);
+            assert_eq!(moved[1].seq, 50 + 2 * round);
+            f.store.register_sink("email").await.expect("registered");
+            f.store
+                .settle("email", moved[1].seq, None)
+                .await
+                .expect("settled");
+            let read = f.store.feed(0, 100).await.expect("read");
+            assert_eq!(read.len() as i64, 50 + 2 * round, "as if nothing were gone");
+        }
+        let other = f.store.expire(&expiry, portion).await.expect("asked");
+        assert_eq!(other, Expired::default(), "one deletes at a time");
+        assert!(
+            !deletion.is_finished(),
+            "all of that while it was held open"
+        );
+        let deleted = deletion.await.expect("done").expect("deleted");
+        assert_eq!(deleted.events, 50);
+        assert_eq!(f.store.feed(0, 100).await.expect("read")[0].seq, 51);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_replayed_during_a_deletion_keeps_its_event() {
+    on_postgres(async |f| {
+        let events = f.feed(&[event("acme", "a"), event("acme", "a")]).await;
+        let id = events[1].event_id;
+        f.execute(&format!(
+            "UPDATE events SET created_at = '2020-01-01Z';
+             INSERT INTO deliveries (event_id, sink, recipient, tenant_id, state, attempts, updated_at)
+             VALUES ('{id}', 'email', 'a', 'acme', 'dead', 1, '2020-01-01Z')"
+        ))
+        .await
+        .expect("prepared");
+        let mut connection = connect(&f).await;
+        let mut replay = connection.begin().await.expect("begun");
+        sqlx::query(
+            "UPDATE herald.deliveries SET state = 'pending', next_attempt_at = now()
+             WHERE state = 'dead'",
+        )
+        .execute(&mut *replay)
+        .await
+        .expect("replayed");
+
+        let day = Duration::from_secs(24 * 60 * 60);
+        let expiry = Expiry {
+            events: day,
+            dead: Some(day),
+        };
+        let portion = Portion {
+            events: 100,
+            deliveries: 100,
+        };
+        let store = f.another();
+        let deletion = tokio::spawn(async move { store.expire(&expiry, portion).await });
+        let mut watch = connect(&f).await;
+        let waits = "SELECT count(*)::text FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while text(&mut watch, waits).await.expect("asked") == "0" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        replay.commit().await.expect("committed");
+        let deleted = deletion.await.expect("done").expect("undone");
+        assert_eq!(deleted, Expired::default());
+        assert_eq!(f.store.feed(0, 100).await.expect("read").len(), 2);
+        assert_eq!(f.store.deliveries(id).await.expect("read").len(), 1);
+        let next = f.store.expire(&expiry, portion).await.expect("deleted");
+        assert_eq!(next.events, 1, "the one before it");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_holds_back_vacuum_is_told_by_its_age() {
+    on_postgres(async |f| {
+        let mut connection = connect(&f).await;
+        let mut old = connection.begin().await.expect("begun");
+        // A snapshot, as a long report or a dump has one; it writes nothing.
+        for sql in [
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "SELECT 1",
+        ] {
+            sqlx::query(AssertSqlSafe(sql))
+                .execute(&mut *old)
+                .await
+                .expect("a snapshot");
+        }
+        for _ in 0..30 {
+            f.emit(&[event("acme", "a")]).await;
+        }
+        let age = f.store.vitals().await.expect("read").oldest_xmin_age;
+        assert!(age >= 30, "{age}");
+        old.rollback().await.expect("ended");
+    })
+    .await;
 }

@@ -52,7 +52,8 @@ pub trait History: Send + Sync {
     async fn resolve(&self, tenant: &str, cursor: Cursor) -> Result<Place, Unavailable>;
 
     /// The tenant's events with `after < seq <= upto` that pass the filter, in order, at most
-    /// `limit`. Fewer than `limit` means that there are no more.
+    /// `limit`. Fewer than `limit` means that there are no more. What has expired is not among
+    /// them: ask [`expired`](Self::expired) *after* the page whether that can matter.
     async fn page(
         &self,
         tenant: &str,
@@ -61,6 +62,10 @@ pub trait History: Send + Sync {
         upto: i64,
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, Unavailable>;
+
+    /// The `seq` up to which events have expired and were deleted, of all tenants; it only grows.
+    /// Whoever read from a smaller `after` may have been given a page with a hole.
+    async fn expired(&self) -> Result<i64, Unavailable>;
 
     /// The id of the tenant's last event with `seq <= upto`; `None` when there is none.
     async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable>;

@@ -15,6 +15,9 @@
 //! 3. What the ring repeats (`seq <= position`) is skipped; what the ring has lost is read from
 //!    history again, from `position` on. So nothing is lost and nothing comes twice, however slow
 //!    the client is, and it costs one page and one ring at most.
+//! 4. Where events expire before they were read, the client is told so before it gets the oldest
+//!    ones that are kept. A heartbeat moves `position` too, so that a client of a quiet tenant
+//!    does not seem to be as far behind as its last event is old.
 //!
 //! It knows nothing of how events are written to the client.
 
@@ -33,6 +36,8 @@ pub struct Client {
     tenant: Arc<str>,
     types: TypeFilter,
     position: i64,
+    /// Whether the first page is still to come and is to begin with the oldest event there is.
+    from_oldest: bool,
     ring: Ring,
     stage: Stage,
 }
@@ -44,6 +49,8 @@ enum Stage {
         page: std::vec::IntoIter<Arc<Event>>,
         /// Whether no page follows this one.
         last: bool,
+        /// Whether the client is still to be told that events before this page have expired.
+        hole: bool,
     },
     Live,
     Ended,
@@ -58,6 +65,7 @@ impl Stage {
             upto: head,
             page: Vec::new().into_iter(),
             last: false,
+            hole: false,
         }
     }
 }
@@ -99,14 +107,16 @@ impl Client {
         (ring, head): (Ring, i64),
         position: i64,
     ) -> Self {
+        let stage = Stage::replay(position, head);
         Self {
             hub,
             reader,
             tenant,
             types,
             position,
+            from_oldest: position == 0 && matches!(stage, Stage::Replay { .. }),
             ring,
-            stage: Stage::replay(position, head),
+            stage,
         }
     }
 
@@ -133,7 +143,10 @@ impl Client {
     pub fn ready(&mut self) -> Option<Signal> {
         loop {
             match &mut self.stage {
-                Stage::Replay { page, .. } => {
+                Stage::Replay { page, hole, .. } => {
+                    if std::mem::take(hole) {
+                        return Some(Signal::Expired);
+                    }
                     let event = page.next()?;
                     self.position = event.seq;
                     return Some(Signal::Event(Arc::new(Frame::new(&event))));
@@ -163,8 +176,11 @@ impl Client {
                     .matches(&frame.kind)
                     .then_some(Signal::Event(frame))
             }
-            Ringing::Signal(Signal::Heartbeat) => Some(Signal::Heartbeat),
-            Ringing::Nothing => None,
+            Ringing::Signal(Signal::Heartbeat(head)) => {
+                self.position = self.position.max(head);
+                Some(Signal::Heartbeat(head))
+            }
+            Ringing::Signal(Signal::Expired) | Ringing::Nothing => None,
             Ringing::Broken => {
                 self.join_again();
                 None
@@ -197,17 +213,20 @@ impl Client {
             types: &self.types,
             after: self.position,
             upto,
+            from_oldest: self.from_oldest,
         };
         let page = tokio::select! {
             biased;
             () = self.hub.closed() => None,
             page = self.reader.page(stretch) => Some(page),
         };
+        self.from_oldest = false;
         self.stage = match page {
-            Some(Ok((events, last))) => Stage::Replay {
+            Some(Ok(page)) => Stage::Replay {
                 upto,
-                page: events.into_iter(),
-                last,
+                page: page.events.into_iter(),
+                last: page.last,
+                hole: page.hole,
             },
             Some(Err(cause)) => {
                 tracing::warn!(%cause, "a replay ends early; the client comes back with its cursor");

@@ -24,6 +24,10 @@ pub const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 /// would not fire it.
 pub const RESET: &[u8] = b"event: herald.reset\ndata: {\"reason\":\"unknown cursor\"}\n\n";
 
+/// Tells a client in the middle of its replay that events which were to come next have expired.
+pub const EXPIRED: Bytes =
+    Bytes::from_static(b"event: herald.reset\ndata: {\"reason\":\"events expired\"}\n\n");
+
 /// One event as it goes to clients.
 #[derive(Debug)]
 pub struct Frame {

@@ -27,6 +27,15 @@ pub struct Reader {
     page: usize,
 }
 
+/// What one query read of a stretch.
+pub struct Page {
+    pub events: Vec<Arc<Event>>,
+    /// Whether the stretch ends with it.
+    pub last: bool,
+    /// Whether events may be missing at its beginning, because they have expired.
+    pub hole: bool,
+}
+
 /// A stretch of a tenant's feed: `after < seq <= upto`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch<'a> {
@@ -34,6 +43,9 @@ pub struct Stretch<'a> {
     pub types: &'a TypeFilter,
     pub after: i64,
     pub upto: i64,
+    /// Whether it is to begin with the oldest event that is kept: then nothing before that is
+    /// missing.
+    pub from_oldest: bool,
 }
 
 impl Reader {
@@ -54,41 +66,48 @@ impl Reader {
         self.bounded(self.history.latest(tenant, upto)).await
     }
 
-    /// The next page of a stretch, and whether the stretch ends with it. Asks again when the
-    /// database is away.
+    /// The next page of a stretch. Asks again when the database is away.
     ///
     /// # Errors
     /// It has been away for 30 s.
-    pub async fn page(&self, stretch: Stretch<'_>) -> Result<(Vec<Arc<Event>>, bool), Unavailable> {
+    pub async fn page(&self, stretch: Stretch<'_>) -> Result<Page, Unavailable> {
         let mut cause = Unavailable("no answer in time".into());
         let pages = async {
             let mut pause = FIRST_PAUSE;
             loop {
                 match self.page_once(stretch).await {
-                    Ok(events) => return events,
+                    Ok(page) => return page,
                     Err(e) => cause = e,
                 }
                 tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
-        match timeout(OUTAGE, pages).await {
-            Ok(events) => {
-                let last = events.len() < self.page;
-                Ok((events, last))
-            }
-            Err(_) => Err(cause),
-        }
+        timeout(OUTAGE, pages).await.map_err(|_| cause)
     }
 
-    async fn page_once(&self, stretch: Stretch<'_>) -> Result<Vec<Arc<Event>>, Unavailable> {
+    /// What expires is asked for after the page: events that went before it was read are found
+    /// out, and one that went since costs a client a needless reset at most.
+    async fn page_once(&self, stretch: Stretch<'_>) -> Result<Page, Unavailable> {
         let Stretch {
             tenant,
             types,
             after,
             upto,
+            from_oldest,
         } = stretch;
-        let page = self.history.page(tenant, types, after, upto, self.page);
+        let page = async {
+            let events = self
+                .history
+                .page(tenant, types, after, upto, self.page)
+                .await?;
+            let hole = !from_oldest && self.history.expired().await? > after;
+            Ok(Page {
+                last: events.len() < self.page,
+                events,
+                hole,
+            })
+        };
         self.bounded(page).await
     }
 

@@ -24,11 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::frame::Frame;
 
-/// What travels through a ring.
+/// What a client gets; events and heartbeats travel through its ring.
 #[derive(Debug, Clone)]
 pub enum Signal {
     Event(Arc<Frame>),
-    Heartbeat,
+    /// With the head: whoever hears it has heard every event up to there.
+    Heartbeat(i64),
+    /// Events between the last one and the next have expired.
+    Expired,
 }
 
 pub struct Hub {
@@ -146,8 +149,10 @@ impl Hub {
     }
 
     fn beat(&self) {
-        for ring in self.lock().rings.values() {
-            let _ = ring.send(Signal::Heartbeat);
+        let state = self.lock();
+        let Some(head) = state.head else { return };
+        for ring in state.rings.values() {
+            let _ = ring.send(Signal::Heartbeat(head));
         }
     }
 

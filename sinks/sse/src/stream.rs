@@ -12,7 +12,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 
 use crate::client::Client;
-use crate::frame::{self, HEARTBEAT};
+use crate::frame::{self, EXPIRED, HEARTBEAT};
 use crate::hub::Signal;
 
 /// Frames are gathered into chunks up to this size; a larger frame is a chunk of its own.
@@ -142,7 +142,8 @@ impl EventStream {
                 self.admission.0.events.fetch_add(1, Ordering::Relaxed);
                 frame.bytes(self.named)
             }
-            Signal::Heartbeat => HEARTBEAT,
+            Signal::Heartbeat(_) => HEARTBEAT,
+            Signal::Expired => EXPIRED,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The feed in memory.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use ulid::Ulid;
 #[derive(Debug, Default)]
 pub struct MemoryHistory {
     events: Mutex<Vec<Arc<Event>>>,
+    expired: AtomicI64,
     /// While set, every question is answered [`Unavailable`].
     pub away: AtomicBool,
     /// How often [`History::page`] was asked.
@@ -21,6 +22,13 @@ impl MemoryHistory {
     /// Appends events; the caller keeps the order of `seq`.
     pub fn commit(&self, events: &[Arc<Event>]) {
         self.events.lock().expect("whole").extend_from_slice(events);
+    }
+
+    /// Deletes events from the beginning up to and with `seq`.
+    pub fn expire(&self, seq: i64) {
+        let mut events = self.events.lock().expect("whole");
+        events.retain(|e| e.seq > seq);
+        self.expired.fetch_max(seq, Ordering::Relaxed);
     }
 
     async fn of(&self, tenant: &str) -> Result<Vec<Arc<Event>>, Unavailable> {
@@ -60,6 +68,10 @@ impl History for MemoryHistory {
         events.retain(|e| after < e.seq && e.seq <= upto && types.matches(&e.kind));
         events.truncate(limit);
         Ok(events)
+    }
+
+    async fn expired(&self) -> Result<i64, Unavailable> {
+        Ok(self.expired.load(Ordering::Relaxed))
     }
 
     async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {

@@ -12,11 +12,12 @@ use super::Postgres;
 use crate::store::rows::{Columns as _, parse_ulid};
 use crate::store::{Backlog, FeedHead, PageQuery, Resolved, StoreError};
 
+/// It does not begin at 0: until vacuum has come, the index still has what was deleted there.
 const FEED: &str = "
 SELECT f.seq, e.id, e.event_id, e.tenant_id, e.type, e.payload::text, e.metadata::text,
        e.created_at
 FROM herald.feed f JOIN herald.events e ON e.id = f.aggregate_id
-WHERE f.seq > $1 ORDER BY f.seq LIMIT $2";
+WHERE f.seq > greatest($1, (SELECT seq FROM herald.feed_expired)) ORDER BY f.seq LIMIT $2";
 
 const PAGE: &str = "
 SELECT f.seq, e.id, e.event_id, e.tenant_id, e.type, e.payload::text, e.metadata::text,
@@ -36,10 +37,12 @@ WHERE f.tenant_id = $1 AND f.seq > $2 AND f.seq <= $3
       SELECT FROM unnest($6::text[]) AS prefix WHERE starts_with(e.type, prefix)))
 ORDER BY f.seq DESC LIMIT $7";
 
-const HEAD: &str = "SELECT epoch, seq FROM herald.feed_state";
+const HEAD: &str =
+    "SELECT s.epoch, s.seq, x.seq FROM herald.feed_state s CROSS JOIN herald.feed_expired x";
 
-const NEW_EPOCH: &str =
-    "UPDATE herald.feed_state SET epoch = herald.ulid() WHERE epoch = $1 RETURNING epoch, seq";
+const NEW_EPOCH: &str = "
+UPDATE herald.feed_state SET epoch = herald.ulid() WHERE epoch = $1
+RETURNING epoch, seq, (SELECT seq FROM herald.feed_expired)";
 
 /// Counting stops at a million, so that a long backlog costs no more than that.
 const BACKLOG: &str = "
@@ -204,6 +207,7 @@ fn head(row: &PgRow) -> Result<FeedHead, StoreError> {
     Ok(FeedHead {
         epoch: row.try_get(0)?,
         seq: row.try_get(1)?,
+        expired: row.try_get(2)?,
     })
 }
 

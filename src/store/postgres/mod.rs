@@ -7,6 +7,7 @@
 mod emit;
 mod feed;
 mod ledger;
+mod retention;
 mod sequencer;
 mod sinks;
 mod subscriptions;
@@ -25,8 +26,9 @@ use ulid::Ulid;
 
 use super::migration::{Step, migrator};
 use super::{
-    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, Lane, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, Witness, within,
+    Backlog, Checkpoint, DeadFilter, Due, Emitted, Expired, Expiry, Feed, FeedHead, Lane,
+    LedgerRow, LedgerWrite, NewEvent, Overdue, PageQuery, Portion, Resolved, Sequencer, SinkCounts,
+    Store, StoreError, Vitals, Witness, within,
 };
 
 pub use emit::emit;
@@ -111,6 +113,10 @@ const MIGRATIONS: &[Step] = &[
     (
         "herald",
         include_str!("../../../migrations/postgres/0001_herald.sql"),
+    ),
+    (
+        "retention",
+        include_str!("../../../migrations/postgres/0002_retention.sql"),
     ),
     (
         "waiting",
@@ -215,6 +221,14 @@ impl Store for Postgres {
         self.within(self.set_paused(sink, paused)).await
     }
 
+    async fn give_up(&self, sink: &str, limit: usize) -> Result<u64, StoreError> {
+        self.within(self.delete_unfinished(sink, limit)).await
+    }
+
+    async fn forget_sink(&self, sink: &str) -> Result<bool, StoreError> {
+        self.within(self.delete_checkpoint(sink)).await
+    }
+
     async fn ledger_known(
         &self,
         sink: &str,
@@ -309,5 +323,17 @@ impl Store for Postgres {
 
     async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError> {
         self.within(self.read_subscriptions(ids)).await
+    }
+
+    async fn expire(&self, expiry: &Expiry, portion: Portion) -> Result<Expired, StoreError> {
+        self.within(self.delete_old(expiry, portion)).await
+    }
+
+    async fn overdue(&self, expiry: &Expiry) -> Result<Option<Overdue>, StoreError> {
+        self.within(self.read_overdue(expiry)).await
+    }
+
+    async fn vitals(&self) -> Result<Vitals, StoreError> {
+        self.within(self.read_vitals()).await
     }
 }

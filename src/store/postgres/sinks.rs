@@ -24,6 +24,8 @@ WHERE c.sink = $1 AND c.seq < $2 AND f.seq >= $2
 const PAUSE: &str = "
 UPDATE herald.checkpoints SET paused = $2, updated_at = now() WHERE sink = $1";
 
+const FORGET: &str = "DELETE FROM herald.checkpoints WHERE sink = $1";
+
 impl Postgres {
     pub(super) async fn insert_checkpoint(&self, sink: &str) -> Result<Checkpoint, StoreError> {
         let row = sqlx::query(REGISTER)
@@ -60,6 +62,11 @@ impl Postgres {
             .bind(paused)
             .execute(&self.pool)
             .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    pub(super) async fn delete_checkpoint(&self, sink: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query(FORGET).bind(sink).execute(&self.pool).await?;
         Ok(done.rows_affected() > 0)
     }
 }

@@ -33,10 +33,11 @@ const PAGE: &str = concat!(page!(), " ORDER BY f.seq LIMIT ?7");
 
 const PAGE_NEWEST_FIRST: &str = concat!(page!(), " ORDER BY f.seq DESC LIMIT ?7");
 
-const HEAD: &str = "SELECT epoch, seq FROM feed_state";
+const HEAD: &str = "SELECT s.epoch, s.seq, x.seq FROM feed_state s CROSS JOIN feed_expired x";
 
 const NEW_EPOCH: &str = "
-UPDATE feed_state SET epoch = lower(hex(randomblob(16))) WHERE epoch = ?1 RETURNING epoch, seq";
+UPDATE feed_state SET epoch = lower(hex(randomblob(16))) WHERE epoch = ?1
+RETURNING epoch, seq, (SELECT seq FROM feed_expired)";
 
 /// Counting stops at a million, so that a long backlog costs no more than that.
 const BACKLOG: &str = "
@@ -182,5 +183,6 @@ fn head(row: &SqliteRow) -> Result<FeedHead, StoreError> {
     Ok(FeedHead {
         epoch: row.try_get(0)?,
         seq: row.try_get(1)?,
+        expired: row.try_get(2)?,
     })
 }

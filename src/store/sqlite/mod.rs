@@ -8,6 +8,7 @@
 mod emit;
 mod feed;
 mod ledger;
+mod retention;
 mod sequencer;
 mod sinks;
 mod subscriptions;
@@ -32,8 +33,9 @@ use ulid::Ulid;
 use self::feed::read_feed;
 use super::migration::{Step, migrator};
 use super::{
-    Backlog, Checkpoint, DeadFilter, Due, Emitted, Feed, FeedHead, Lane, LedgerRow, LedgerWrite,
-    NewEvent, PageQuery, Resolved, Sequencer, SinkCounts, Store, StoreError, Witness, within,
+    Backlog, Checkpoint, DeadFilter, Due, Emitted, Expired, Expiry, Feed, FeedHead, Lane,
+    LedgerRow, LedgerWrite, NewEvent, Overdue, PageQuery, Portion, Resolved, Sequencer, SinkCounts,
+    Store, StoreError, Vitals, Witness, within,
 };
 
 const READERS: u32 = 4;
@@ -158,6 +160,10 @@ const MIGRATIONS: &[Step] = &[
         include_str!("../../../migrations/sqlite/0001_herald.sql"),
     ),
     (
+        "retention",
+        include_str!("../../../migrations/sqlite/0002_retention.sql"),
+    ),
+    (
         "waiting",
         include_str!("../../../migrations/sqlite/0003_waiting.sql"),
     ),
@@ -170,10 +176,8 @@ const MIGRATIONS: &[Step] = &[
 #[async_trait]
 impl Store for Sqlite {
     async fn migrate(&self) -> Result<(), StoreError> {
-        migrator(MIGRATIONS, "herald_migrations")
-            .run(&self.writer)
-            .await?;
-        Ok(())
+        let migrations = migrator(MIGRATIONS, "herald_migrations");
+        Ok(migrations.run(&self.writer).await?)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -237,6 +241,14 @@ impl Store for Sqlite {
 
     async fn pause(&self, sink: &str, paused: bool) -> Result<bool, StoreError> {
         self.within(self.set_paused(sink, paused)).await
+    }
+
+    async fn give_up(&self, sink: &str, limit: usize) -> Result<u64, StoreError> {
+        self.within(self.delete_unfinished(sink, limit)).await
+    }
+
+    async fn forget_sink(&self, sink: &str) -> Result<bool, StoreError> {
+        self.within(self.delete_checkpoint(sink)).await
     }
 
     async fn ledger_known(
@@ -333,5 +345,17 @@ impl Store for Sqlite {
 
     async fn subscriptions_get(&self, ids: &[Ulid]) -> Result<Vec<Subscription>, StoreError> {
         self.within(self.read_subscriptions(ids)).await
+    }
+
+    async fn expire(&self, expiry: &Expiry, portion: Portion) -> Result<Expired, StoreError> {
+        self.within(self.delete_old(expiry, portion)).await
+    }
+
+    async fn overdue(&self, expiry: &Expiry) -> Result<Option<Overdue>, StoreError> {
+        self.within(self.read_overdue(expiry)).await
+    }
+
+    async fn vitals(&self) -> Result<Vitals, StoreError> {
+        self.within(self.read_vitals()).await
     }
 }

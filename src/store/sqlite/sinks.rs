@@ -24,6 +24,8 @@ WHERE sink = ?1 AND checkpoints.seq < ?2 AND f.seq >= ?2
 
 const PAUSE: &str = "UPDATE checkpoints SET paused = ?2, updated_at = ?3 WHERE sink = ?1";
 
+const FORGET: &str = "DELETE FROM checkpoints WHERE sink = ?1";
+
 impl Sqlite {
     pub(super) async fn insert_checkpoint(&self, sink: &str) -> Result<Checkpoint, StoreError> {
         let row = sqlx::query(REGISTER)
@@ -62,6 +64,11 @@ impl Sqlite {
             .bind(stamp(Utc::now()))
             .execute(&self.writer)
             .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    pub(super) async fn delete_checkpoint(&self, sink: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query(FORGET).bind(sink).execute(&self.writer).await?;
         Ok(done.rows_affected() > 0)
     }
 }
