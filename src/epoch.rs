@@ -10,7 +10,7 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
@@ -26,7 +26,7 @@ use crate::relay::{self, Relay};
 use crate::retention::Housekeeper;
 use crate::roles::{Roles, SinkRole};
 use crate::runner::{self, Runner};
-use crate::store::{Expiry, Sequencer, Store};
+use crate::store::{Expiry, Sequencer, Store, StoreError};
 
 /// The addresses that the process has taken, whichever epoch it is.
 #[derive(Debug, Default)]
@@ -168,6 +168,24 @@ impl Epoch {
         result
     }
 
+    /// Makes the sink known, waiting for the database; `false` when it is stopped first.
+    async fn register(&self, name: &str) -> Result<bool, StoreError> {
+        let mut failures = 0;
+        while !self.stop.is_cancelled() {
+            match self.store.register_sink(name).await {
+                Ok(_) => return Ok(true),
+                Err(error @ StoreError::Unavailable(_)) => {
+                    failures += 1;
+                    tracing::warn!(sink = name, error = %error, "waiting for the database");
+                    let wait = Backoff::INTERNAL.after(failures);
+                    let _ = timeout(wait, self.stop.cancelled()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     /// Builds this process's sinks and sets them to work. Each is registered before the relay
     /// begins, so that a new sink gets every event from now on.
     async fn start_sinks(
@@ -201,7 +219,9 @@ impl Epoch {
                     Some(AtWork::Broadcast(sink))
                 }
                 AnySink::Competing(sink) if roles.runs(name) => {
-                    self.store.register_sink(name).await?;
+                    if !self.register(name).await? {
+                        break; // Everything is about to end.
+                    }
                     let gate = watch::Sender::new(false);
                     let runner = Arc::new(Runner::new(
                         settings(name, table, &self.config),

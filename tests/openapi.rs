@@ -6,10 +6,10 @@
 
 #[path = "openapi/document.rs"]
 mod document;
-#[path = "e2e/harness/http.rs"]
+#[path = "harness/http.rs"]
 #[allow(dead_code, reason = "the stories use all of it")]
 mod http;
-#[path = "e2e/harness/wait.rs"]
+#[path = "harness/wait.rs"]
 #[allow(dead_code, reason = "the stories use all of it")]
 mod wait;
 

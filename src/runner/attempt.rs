@@ -90,15 +90,15 @@ impl Runner {
             if still.is_empty() {
                 continue;
             }
-            let (runner, done) = (self.clone(), done.clone());
+            let (runner, done, room) = (self.clone(), done.clone(), Arc::new(permit));
             self.attempts.spawn(async move {
                 let began = Instant::now();
                 let (batch, visits): (Vec<Work>, Vec<_>) = still.into_iter().unzip();
                 let outcomes = runner.attempt(&batch).await;
-                drop(permit);
                 let took = began.elapsed();
-                for ((work, visit), outcome) in batch.into_iter().zip(visits).zip(outcomes) {
+                for ((mut work, visit), outcome) in batch.into_iter().zip(visits).zip(outcomes) {
                     runner.report(visit, &outcome, took);
+                    work.room = Some(room.clone());
                     let attempted = Done::Attempted {
                         work,
                         outcome,

@@ -111,6 +111,7 @@ impl Runner {
                     entry: Some(entry.clone()),
                     leased_until: None,
                     order_key: order_key.clone(),
+                    room: None,
                 };
                 match cause {
                     None => works.push(work),

@@ -115,6 +115,7 @@ impl Work {
             entry: None,
             leased_until: Some(leased_until),
             order_key: due.order_key,
+            room: None,
         }
     }
 }

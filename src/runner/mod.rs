@@ -16,7 +16,7 @@
 //!   dies before that leaves the event pending in its group, and another takes it over.
 //! - A delivery that the ledger knows is never begun from the stream again: from its first record
 //!   on, the ledger owns it. So the only double is the one whose far end accepted it and whose
-//!   process died before it was recorded.
+//!   process died before it was recorded: at most `concurrency` of them.
 //! - The stream's cursor always moves on: a failed delivery waits in the ledger, not in the
 //!   stream, and holds up nobody.
 
@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use herald_contract::{Delivery, Event, Outcome, Sink, TypeFilter};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -132,6 +132,9 @@ struct Work {
     leased_until: Option<Instant>,
     /// The key of its lane, if it is kept in order.
     order_key: Option<Arc<str>>,
+    /// Its room among the sink's attempts, from the attempt until the outcome is in the ledger: so
+    /// no more than `concurrency` can have been accepted by the far end and not recorded.
+    room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// An entry of the stream, acknowledged when the last of its deliveries is recorded.

@@ -108,6 +108,9 @@ impl Runner {
                 }
             }
             self.write(&records).await;
+            for record in &mut records {
+                record.work.room = None;
+            }
             self.release(&records).await;
             for record in records {
                 self.count(&record);

@@ -9,7 +9,6 @@ mod cursors;
 mod dead_letters;
 mod embedded;
 mod everyone;
-mod harness;
 mod losses;
 mod operations;
 mod processes;
@@ -19,3 +18,6 @@ mod restored;
 mod resume;
 mod retention;
 mod transactions;
+
+#[path = "../harness/mod.rs"]
+mod harness;

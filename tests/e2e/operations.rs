@@ -10,9 +10,7 @@ async fn a_process_without_the_api_tells_its_health_and_metrics_and_nothing_else
     let database = Database::create(&server).await;
     let config = Config::new(&database.url, &redis).table("operations", "listen = \"127.0.0.1:0\"");
     let home = Home::new(&config);
-    let herald = home
-        .start_only("relay", "health and metrics on http://")
-        .await;
+    let herald = home.start_as("relay", &["--only", "relay"]).await;
     let api: &Api = &herald.api;
     eventually("it leads", seconds(20), async || {
         let ready = api.get("/readyz").await.expect(200);

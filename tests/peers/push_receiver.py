@@ -1,15 +1,16 @@
 """A push service that checks what it is sent as a real one and a browser would.
 
-    push_receiver.py --out FILE --subscriptions K [--port PORT]
+    push_receiver.py --out FILE --subscriptions K [--port PORT] [--origin URL]
 
 The first line on standard output is the port; the next is one JSON array of K PushSubscriptions
-as a browser hands them out: {endpoint, keys: {p256dh, auth}}.
+as a browser hands them out: {endpoint, keys: {p256dh, auth}}. Their endpoints begin with URL, where
+a proxy stands before this server.
 
 Each POST to an endpoint is checked, and answered 400 with the reason when a check fails:
 the VAPID token (RFC 8292: ES256 by the key in `k`, `aud` this origin, `exp` within 24 hours, `sub`
 present), `Content-Encoding: aes128gcm`, `TTL`, and that the body decrypts with the subscription's
 keys (RFC 8291). Then it adds one JSON line to FILE: subscription (its number), eventId, payload,
-ttl, urgency, topic; and answers 201.
+ttl, urgency, topic, at (seconds since 1970); and answers 201.
 
 Standard input takes commands, one a line, each answered by one line `done refused=COUNT`:
 
@@ -138,6 +139,7 @@ class Service:
             "ttl": int(headers["ttl"]),
             "urgency": headers.get("urgency"),
             "topic": headers.get("topic"),
+            "at": time.time(),
         }
         self.out.write(json.dumps(line) + "\n")
         self.out.flush()
@@ -216,6 +218,7 @@ async def main():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--out", required=True)
     parser.add_argument("--subscriptions", type=int, required=True)
+    parser.add_argument("--origin", metavar="URL", help="where clients reach this server")
     args = parser.parse_args()
 
     with open(args.out, "a", encoding="utf-8") as out:
@@ -224,7 +227,7 @@ async def main():
             lambda r, w: connection(service, r, w), "127.0.0.1", args.port
         )
         port = server.sockets[0].getsockname()[1]
-        service.origin = f"http://127.0.0.1:{port}"
+        service.origin = args.origin or f"http://127.0.0.1:{port}"
         print(port, flush=True)
         print(
             json.dumps([s.to_json(service.origin) for s in service.subscriptions]),

@@ -4,7 +4,7 @@
 
 The first line on standard output is the port. Each accepted message adds one JSON line per
 recipient to FILE: rcpt, sender, messageId, eventId (X-Herald-Event-Id), subject, body (of the first
-text/plain part) and html.
+text/plain part), html and at (seconds since 1970).
 
 Standard input takes commands, one a line, each answered by one line `done refused=COUNT`, where
 COUNT is how many recipients have been refused so far:
@@ -21,6 +21,7 @@ import email
 import email.header
 import json
 import sys
+import time
 
 from aiosmtpd.smtp import SMTP
 
@@ -56,6 +57,7 @@ class Recorder:
                 "subject": header(message["Subject"]),
                 "body": plain,
                 "html": html,
+                "at": time.time(),
             }
             self.out.write(json.dumps(line) + "\n")
         # Before the 250: what the sender believes delivered is written down.

@@ -138,6 +138,7 @@ impl GroupReader {
             }
             if let Place::Join = self.place {
                 self.join().await?;
+                self.keep(&self.member.held_runs()).await?;
             }
             let batch = if !self.leased.is_empty() {
                 self.read_leased(max).await?
@@ -375,6 +376,7 @@ impl GroupReader {
 
     /// Begins anew.
     fn failed(&mut self) {
+        self.member.doubt();
         self.connection = None;
         self.place = Place::Join;
         self.backoff.failed();
@@ -430,6 +432,9 @@ async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
                 Ok(lost) => tracing::warn!(group, ?lost, "others took what this process had"),
                 Err(error) => {
                     tracing::debug!(group, %error, "could not keep what is in delivery");
+                    if let Some(member) = member.upgrade() {
+                        member.doubt();
+                    }
                 }
             }
             keep_at = Instant::now() + every;

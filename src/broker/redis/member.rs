@@ -16,6 +16,9 @@ pub(super) struct Member {
     /// With the last moment at which Redis is known not to have counted it idle: when the call
     /// began that got or kept it.
     held: Mutex<BTreeMap<i64, Instant>>,
+    /// When Redis last failed: it may have lost what it knew, so that what this reader got before
+    /// goes to others at once.
+    failed_at: Mutex<Option<Instant>>,
     reread: AtomicBool,
 }
 
@@ -24,6 +27,7 @@ impl Member {
         Self {
             consumer,
             held: Mutex::default(),
+            failed_at: Mutex::default(),
             reread: AtomicBool::new(false),
         }
     }
@@ -41,10 +45,22 @@ impl Member {
         self.held().contains_key(&seq)
     }
 
+    fn failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        let failed_at = self.failed_at.lock();
+        failed_at.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is sure of nothing until Redis has been asked anew.
+    pub(super) fn doubt(&self) {
+        *self.failed_at() = Some(Instant::now());
+    }
+
     /// How sure it is that nobody else has this. After `idle` somebody may.
     pub(super) fn certainty(&self, seq: i64, idle: Duration) -> Hold {
+        let failed_at = *self.failed_at();
         match self.held().get(&seq) {
             None => Hold::Lost,
+            Some(since) if Some(*since) <= failed_at => Hold::Unsure,
             Some(since) if since.elapsed() < idle * 2 / 3 => Hold::Firm,
             Some(_) => Hold::Unsure,
         }

@@ -325,6 +325,40 @@ async fn the_last_entry_bears_witness_to_the_history_it_came_from() {
 }
 
 #[tokio::test]
+async fn after_a_flush_a_process_does_not_believe_to_have_what_others_get() {
+    let Some(corner) = Corner::new().await else {
+        return;
+    };
+    let far = corner.process("far");
+    let near = corner.process("near");
+    corner.publish(&near, 1..=5).await;
+    let mut reader = far.subscribe("g", 0).await.expect("subscribes");
+    assert_eq!(read(&mut reader, 5, None).await, all(1..=5));
+
+    // As FLUSHALL would, for this test alone.
+    corner
+        .ask::<()>(
+            cmd("DEL")
+                .arg(corner.key("stream"))
+                .arg(corner.key("holes:g")),
+        )
+        .await;
+    assert_eq!(reader.next(5).await.expect("no error").len(), 0);
+    assert_eq!(
+        far.hold("g", 3),
+        Hold::Unsure,
+        "at once, not when it is idle"
+    );
+    corner.publish(&near, 1..=5).await;
+    let mut other = near.subscribe("g", 0).await.expect("subscribes");
+    assert_eq!(read(&mut other, 5, None).await, all(1..=5));
+    assert_eq!(near.hold("g", 3), Hold::Firm);
+    // Its next read begins with the question what it still has.
+    assert_eq!(reader.next(5).await.expect("reads").len(), 0);
+    assert_eq!(far.hold("g", 3), Hold::Lost);
+}
+
+#[tokio::test]
 async fn an_entry_for_a_dead_letter_has_a_few_fields_and_the_whole_row() {
     let Some(corner) = Corner::new().await else {
         return;

@@ -4,11 +4,15 @@
 //! Nothing here sleeps to give something time. It waits for conditions, and a wait that lasts too
 //! long is a failure that says what was waited for.
 
+// Several test binaries include this; each uses its own part of it.
+#![allow(dead_code, unused_imports)]
+
 mod config;
 mod database;
 mod herald;
 mod http;
 mod peers;
+mod process;
 mod redis;
 mod sse;
 mod wait;
@@ -18,9 +22,10 @@ pub use database::{Database, emit};
 pub use herald::{Herald, Home};
 pub use http::{Api, text};
 pub use peers::{Push, Smtp};
+pub use process::{Process, signal, try_signal};
 pub use redis::OwnRedis;
 pub use sse::{END, Sse, follow};
-pub use wait::{eventually, seconds, within};
+pub use wait::{Turns, eventually, seconds, within};
 
 /// The value of an environment variable that `tests/run` sets when it has the part. Without it a
 /// story is skipped, which in CI is a failure.

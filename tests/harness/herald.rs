@@ -1,16 +1,13 @@
-//! A herald process and the folder it lives in.
+//! herald with its HTTP interface, and the folder it lives in.
 
-use std::fs::{self, File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
 
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-use super::{Api, Config, Sse, eventually, seconds, within};
-
-/// How much of a log a failure shows, in bytes.
-const LOG_TAIL: usize = 8_000;
+use super::{Api, Config, Process, Sse, eventually, seconds, within};
 
 /// A folder with a `config.toml`: what stays when the process is killed.
 pub struct Home {
@@ -74,31 +71,27 @@ impl Home {
     }
 
     /// Starts `herald run` with more arguments or `NAME=value` for its environment, logging to
-    /// `{name}.log`, and waits until it is ready.
-    pub async fn start_as(&self, name: &str, args: &[&str]) -> Herald {
-        let log = self.path().join(format!("{name}.log"));
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("a log");
-        let begin = file.metadata().expect("a log").len();
+    /// `{name}.log`.
+    pub fn spawn(&self, name: &str, args: &[&str]) -> Process {
         let (environment, args): (Vec<&str>, Vec<&str>) = args
             .iter()
             .partition(|a| a.starts_with("HERALD_") && a.contains('='));
         let mut command = self.command(&["run"]);
         command
             .args(args)
-            .envs(environment.iter().filter_map(|e| e.split_once('=')))
-            .stdout(file.try_clone().expect("a log"))
-            .stderr(file);
-        let mut child = command.spawn().expect("herald starts");
-        let base = listening(&mut child, &log, begin).await;
-        let herald = Herald {
-            child,
-            log,
-            api: Api::new(base),
-        };
+            .envs(environment.iter().filter_map(|e| e.split_once('=')));
+        Process::spawn(command, self.path().join(format!("{name}.log")))
+    }
+
+    /// As [`Home::spawn`], and waits until it is ready.
+    pub async fn start_as(&self, name: &str, args: &[&str]) -> Herald {
+        let mut process = self.spawn(name, args);
+        let base = eventually("herald says where it listens", seconds(30), async || {
+            process.listening()
+        })
+        .await;
+        let api = Api::new(base);
+        let herald = Herald { process, api };
         eventually("/readyz says 200", seconds(30), async || {
             let reply = herald.api.request("GET", "/readyz", &[], "").await.ok()?;
             (reply.status == 200).then_some(())
@@ -115,66 +108,24 @@ impl Home {
     }
 }
 
-/// The address in the line that says where herald listens.
-async fn listening(child: &mut Child, log: &Path, begin: u64) -> String {
-    eventually("herald says where it listens", seconds(30), async || {
-        let text = fs::read(log).expect("a log");
-        let text = String::from_utf8_lossy(&text[begin as usize..]).into_owned();
-        if let Some(status) = child.try_wait().expect("a child") {
-            panic!("herald ended with {status}:\n{text}");
-        }
-        let (_, rest) = text.split_once("listening on http://")?;
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || ".:[]".contains(c)))?;
-        Some(format!("http://{}", rest[..end].trim_end_matches('.')))
-    })
-    .await
-}
-
-/// A running `herald run`.
+/// A running `herald run` that answers HTTP.
 pub struct Herald {
-    child: Child,
-    log: PathBuf,
+    process: Process,
     pub api: Api,
 }
 
 impl Herald {
-    pub fn pid(&self) -> u32 {
-        self.child.id().expect("still running")
-    }
-
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_none()
+        self.process.is_running()
     }
 
     /// `kill -9`: the process has no chance to do anything.
-    pub async fn kill(mut self) {
-        self.child.kill().await.expect("can be killed");
+    pub async fn kill(self) {
+        self.process.kill().await;
     }
 
     /// SIGTERM, and how it ended.
-    pub async fn terminate(mut self) -> ExitStatus {
-        let kill = format!("kill -TERM {}", self.pid());
-        let sent = std::process::Command::new("sh")
-            .args(["-c", &kill])
-            .status();
-        assert!(sent.expect("a shell").success(), "{kill}");
-        within("herald drains and ends", seconds(40), self.child.wait())
-            .await
-            .expect("a child")
-    }
-}
-
-impl Drop for Herald {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let text = File::open(&self.log)
-                .and_then(std::io::read_to_string)
-                .unwrap_or_default();
-            let mut begin = text.len().saturating_sub(LOG_TAIL);
-            while !text.is_char_boundary(begin) {
-                begin += 1;
-            }
-            eprintln!("---- {} ends:\n{}", self.log.display(), &text[begin..]);
-        }
+    pub async fn terminate(self) -> ExitStatus {
+        self.process.terminate().await
     }
 }

@@ -146,19 +146,37 @@ impl Smtp {
 /// A push service and the browsers behind it.
 pub struct Push {
     peer: Peer,
+    pub port: u16,
     /// As browsers hand them out: `{endpoint, keys: {p256dh, auth}}`.
     pub subscriptions: Vec<Value>,
 }
 
 impl Push {
     pub async fn start(python: &str, dir: &Path, subscriptions: usize) -> Self {
-        let args = ["--subscriptions".into(), subscriptions.to_string()];
+        Self::start_with(python, dir, subscriptions, &[]).await
+    }
+
+    /// Behind a proxy that is reached at `origin`, `http://ADDRESS:PORT`.
+    pub async fn start_behind(
+        origin: &str,
+        python: &str,
+        dir: &Path,
+        subscriptions: usize,
+    ) -> Self {
+        let args = ["--origin".into(), origin.into()];
+        Self::start_with(python, dir, subscriptions, &args).await
+    }
+
+    async fn start_with(python: &str, dir: &Path, subscriptions: usize, more: &[String]) -> Self {
+        let mut args = vec!["--subscriptions".into(), subscriptions.to_string()];
+        args.extend_from_slice(more);
         let out = dir.join("push.ndjson");
         let mut peer = Peer::start(python, "push_receiver.py", out, &args);
-        let _port = peer.line().await;
+        let port = peer.line().await.parse().expect("a port");
         let subscriptions = serde_json::from_str(&peer.line().await).expect("a JSON array");
         Self {
             peer,
+            port,
             subscriptions,
         }
     }
@@ -200,6 +218,11 @@ impl Push {
         self.peer
             .command(&format!("fail-next {count} {status}"))
             .await;
+    }
+
+    /// Accepts again.
+    pub async fn heal(&mut self) {
+        self.peer.command("ok").await;
     }
 
     /// The browser behind this subscription is gone.
