@@ -9,10 +9,14 @@
 //! `cargo bench --bench relay` brings up private servers by `tests/run`. `-- throughput`,
 //! `-- latency` or `-- memory` measures that alone; `HERALD_BENCH_BACKLOG` sets another backlog.
 
+mod fill;
 mod latency;
 mod memory;
+#[path = "../servers/mod.rs"]
 mod servers;
 mod throughput;
+
+use servers::wanted;
 
 fn main() -> anyhow::Result<()> {
     let Some(servers) = servers::Servers::from_env() else {
@@ -31,13 +35,4 @@ fn main() -> anyhow::Result<()> {
         }
         Ok(())
     })
-}
-
-/// Whether a part is named on the command line, or none is.
-fn wanted(part: &str) -> bool {
-    let mut named = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with('-'))
-        .peekable();
-    named.peek().is_none() || named.any(|name| name == part)
 }

@@ -5,20 +5,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use sqlx::PgPool;
 
-use crate::servers::{Herald, Servers, fill};
+use crate::fill::fill;
+use crate::servers::{Herald, Servers, number};
 
 /// A drain that takes longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub async fn measure(servers: &Servers) -> anyhow::Result<()> {
-    let backlog = match std::env::var("HERALD_BENCH_BACKLOG") {
-        Ok(text) => text.parse()?,
-        Err(_) => 1_000_000,
-    };
+    let backlog = i64::try_from(number("HERALD_BENCH_BACKLOG", 1_000_000)?)?;
     servers.flush_redis().await?;
     let (url, pool) = servers.database("memory").await?;
     fill(&pool, backlog).await?;
-    let herald = Herald::start(&url, &servers.redis, "relay")?;
+    let herald = Herald::start(&url, &servers.redis, "relay", "")?;
     let began = Instant::now();
     // From a twentieth on: pools and buffers have their size by then.
     let (mut lowest, mut highest) = (u64::MAX, 0);

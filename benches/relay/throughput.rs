@@ -13,7 +13,8 @@ use sqlx::Row as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::servers::{PAYLOAD, Servers, fill};
+use crate::fill::{PAYLOAD, fill};
+use crate::servers::Servers;
 
 const EVENTS: i64 = 200_000;
 const ROUNDS: usize = 3;

@@ -149,8 +149,10 @@ impl<'a> Publisher<'a> {
         }
         self.stream = Stream::At(head);
         self.relay.metrics.stream_seq.set(head);
-        self.catch_up(feed.seq).await?;
-        self.trim(&feed).await
+        let caught_up = self.catch_up(feed.seq).await;
+        // Where the broker is full, this makes room.
+        self.trim(&feed).await?;
+        caught_up
     }
 
     /// Every process notices and begins anew, this one at once.
@@ -242,9 +244,7 @@ impl<'a> Publisher<'a> {
         self.next_trim = Instant::now() + self.relay.settings.trim_every;
         let settled = self.lowest_checkpoint(feed.seq).await?;
         let settled = settled.min(feed.seq - KEEP).max(feed.expired);
-        if settled > 0 {
-            self.relay.broker.trim(settled).await?;
-        }
-        Ok(())
+        // Also where nothing is settled: there is the ceiling.
+        Ok(self.relay.broker.trim(settled.max(0)).await?)
     }
 }

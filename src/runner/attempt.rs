@@ -242,6 +242,11 @@ impl Runner {
             Some(Change::Opened) => {
                 tracing::warn!(sink = %name, destination = %there, "left alone for a while");
             }
+            Some(Change::StaysOpen(until)) => {
+                let runner = self.clone();
+                self.attempts
+                    .spawn(async move { runner.send_scout(&there, until).await });
+            }
             Some(Change::Closed) => {
                 tracing::info!(sink = %name, destination = %there, "it works again");
                 let runner = self.clone();
@@ -252,12 +257,26 @@ impl Runner {
         }
     }
 
+    /// The one that found out in vain comes back in its own time, perhaps much later: another is
+    /// to find out next.
+    async fn send_scout(&self, destination: &str, until: Instant) {
+        let name = &self.settings.name;
+        let wait = until.saturating_duration_since(Instant::now());
+        match self.store.ledger_hasten(name, destination, wait, 1).await {
+            Ok(_) => self.put_off.notify_one(),
+            Err(error) => self.failed("cannot send one to find out", &error),
+        }
+    }
+
     /// Makes due what waited for a destination that works again. What this misses comes in its
     /// turn.
     async fn hasten(&self, destination: &str) {
         let name = &self.settings.name;
         while !self.stop.is_cancelled() {
-            match self.store.ledger_hasten(name, destination, HASTEN).await {
+            let hastened = self
+                .store
+                .ledger_hasten(name, destination, Duration::ZERO, HASTEN);
+            match hastened.await {
                 Ok(hastened) => {
                     self.put_off.notify_one();
                     if hastened < HASTEN as u64 {

@@ -109,6 +109,11 @@ impl Breaker {
         turn == 1
     }
 
+    /// Whether it has let one through to find out.
+    pub fn is_probing(&self) -> bool {
+        matches!(self.state, State::Probing { .. })
+    }
+
     pub fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }

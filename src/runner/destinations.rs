@@ -3,7 +3,12 @@
 //!
 //! Who cannot enter is put aside: the delivery goes to the ledger, with a time at which it is its
 //! turn. Those times are apart by what the destination takes, so that what was put aside does not
-//! come back all at once. When a destination works again, all that waits for it is due.
+//! come back all at once.
+//!
+//! Where a destination is left alone, one of those that wait for it, the scout, comes back when it
+//! is time to find out. The others are let in when it works again: then all that waits for it is
+//! due. That can be missed (the process died), so they come back by themselves as well, but few at
+//! a time over all destinations: each that comes in vain costs two writes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +27,14 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// After a wait in vain the next ones are put aside at once, for this long.
 const IMPATIENT: Duration = Duration::from_secs(1);
 
-/// Between the turns of those that wait for a destination that is left alone.
-const APART: Duration = Duration::from_millis(10);
+/// When the first of them comes back by itself.
+const SOONEST: Duration = Duration::from_secs(10);
+
+/// Those that come back by themselves, every second.
+const IN_VAIN: u32 = 100;
+
+/// None waits for longer, however many wait.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// More than this many are not remembered while nothing is under way there.
 const MAX_REMEMBERED: usize = 10_000;
@@ -41,6 +52,7 @@ pub struct Limits {
 pub struct Destinations {
     limits: Limits,
     known: Mutex<HashMap<Arc<str>, Destination>>,
+    later: Mutex<Later>,
     /// Notified when somebody leaves.
     left: Notify,
 }
@@ -54,7 +66,17 @@ struct Destination {
     typical: Duration,
     /// The next free turn of those put aside.
     turn: Instant,
+    /// Whether one is to be there when its breaker lets one through.
+    scouted: bool,
     impatient_until: Instant,
+}
+
+/// The turns of those that come back by themselves.
+#[derive(Debug)]
+struct Later {
+    turn: Instant,
+    /// How many have this turn.
+    taken: u32,
 }
 
 /// What an attempt says of the far end.
@@ -71,6 +93,8 @@ pub enum Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Opened,
+    /// It was tried, and is left alone until then.
+    StaysOpen(Instant),
     Closed,
 }
 
@@ -97,9 +121,23 @@ impl Visit {
                 here.turn = now;
                 Change::Closed
             }
-            Report::Fails if here.breaker.failed(now) => Change::Opened,
-            _ => return None,
+            Report::Works | Report::Nothing => return None,
+            Report::Fails => {
+                let probed = here.breaker.is_probing();
+                let opened = here.breaker.failed(now);
+                if !opened && !probed {
+                    return None;
+                }
+                here.scouted = false;
+                match here.breaker.closed_from(now) {
+                    Some(until) if probed => Change::StaysOpen(until),
+                    _ => Change::Opened,
+                }
+            }
         };
+        if change == Change::Closed && !known.values().any(|there| there.breaker.is_open()) {
+            self.destinations.later().turn = now;
+        }
         Some(change)
     }
 }
@@ -127,6 +165,7 @@ impl Destination {
             breaker: Breaker::new(limits.breaker),
             typical: Duration::from_millis(10),
             turn: now,
+            scouted: false,
             impatient_until: now,
         }
     }
@@ -166,18 +205,35 @@ impl Destination {
         }
     }
 
-    /// The next turn of those put aside.
-    fn take_turn(&mut self, limits: &Limits, now: Instant) -> Instant {
-        let open = self.breaker.closed_from(now);
-        let apart = match (open, &self.bucket) {
-            (Some(_), _) => APART,
-            (None, Some(bucket)) => bucket.interval(),
-            (None, None) => Duration::ZERO,
-        };
+    /// The next turn of those put aside where it is open for all, or of its scout.
+    fn take_turn(&mut self, limits: &Limits, now: Instant) -> Option<Instant> {
+        if let Some(until) = self.breaker.closed_from(now) {
+            return (!std::mem::replace(&mut self.scouted, true)).then_some(until);
+        }
+        let apart = self.bucket.as_ref().map(Bucket::interval);
         let each = self.typical / u32::try_from(limits.concurrency).unwrap_or(u32::MAX);
-        let turn = self.turn.max(open.unwrap_or(now)) + apart.max(each);
-        self.turn = turn;
-        turn
+        self.turn = self.turn.max(now) + apart.unwrap_or_default().max(each);
+        Some(self.turn)
+    }
+}
+
+impl Later {
+    /// Whole seconds: those of one turn come back in few looks at the ledger.
+    fn take_turn(&mut self, now: Instant) -> Instant {
+        if self.turn <= now || self.turn > now + LONGEST {
+            *self = Self {
+                turn: now + SOONEST,
+                taken: 0,
+            };
+        }
+        if self.taken == IN_VAIN {
+            *self = Self {
+                turn: self.turn + Duration::from_secs(1),
+                taken: 0,
+            };
+        }
+        self.taken += 1;
+        self.turn
     }
 }
 
@@ -186,12 +242,21 @@ impl Destinations {
         Self {
             limits,
             known: Mutex::default(),
+            later: Mutex::new(Later {
+                turn: Instant::now(),
+                taken: 0,
+            }),
             left: Notify::new(),
         }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, Destination>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Taken, if at all, after `known`.
+    fn later(&self) -> MutexGuard<'_, Later> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a visit, waiting for a moment where all places are taken.
@@ -238,7 +303,8 @@ impl Destinations {
                 if worth_waiting {
                     here.impatient_until = now + IMPATIENT;
                 }
-                Some(Err(here.take_turn(&self.limits, now)))
+                let turn = here.take_turn(&self.limits, now);
+                Some(Err(turn.unwrap_or_else(|| self.later().take_turn(now))))
             }
         }
     }
@@ -284,7 +350,8 @@ mod tests {
         assert_eq!(second.end(Report::Fails, SECOND), Some(Change::Opened));
         let begin = Instant::now();
         let turns = [all.enter(&dead).await, all.enter(&dead).await].map(|r| r.expect_err("dead"));
-        assert!(turns[0] > begin + 5 * SECOND && turns[1] > turns[0]);
+        assert_eq!(turns[0], begin + 5 * SECOND, "one is to find out");
+        assert_eq!(turns[1], begin + SOONEST, "the others look now and then");
         assert_eq!(Instant::now(), begin, "nobody waits for it");
         assert!(all.enter(&alive).await.is_ok());
         assert_eq!(all.open(), std::slice::from_ref(&dead));
@@ -295,6 +362,49 @@ mod tests {
         assert_eq!(probe.end(Report::Works, SECOND), Some(Change::Closed));
         assert!(all.enter(&dead).await.is_ok());
         assert!(all.open().is_empty());
+    }
+
+    /// Two attempts that fail, which is what it takes.
+    async fn open(all: &Arc<Destinations>, name: &Arc<str>) {
+        for _ in 0..2 {
+            let visit = all.enter(name).await.expect("not open yet");
+            visit.end(Report::Fails, SECOND);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_time_it_is_found_out_in_vain_another_one_is_sent_to_find_out() {
+        let all = destinations(4, None);
+        let dead: Arc<str> = "dead".into();
+        open(&all, &dead).await;
+        let mut until = Instant::now() + 5 * SECOND;
+        for longer in [10, 20, 40] {
+            assert_eq!(all.enter(&dead).await.expect_err("open"), until, "a scout");
+            assert_ne!(all.enter(&dead).await.expect_err("open"), until, "one only");
+            tokio::time::advance(until - Instant::now()).await;
+            let scout = all.enter(&dead).await.expect("it finds out");
+            until += longer * SECOND;
+            let change = scout.end(Report::Fails, SECOND);
+            assert_eq!(change, Some(Change::StaysOpen(until)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_that_wait_few_come_back_at_a_time_whatever_they_wait_for() {
+        let all = destinations(4, None);
+        let mut turns = HashMap::<Instant, u32>::new();
+        for number in 0..50 {
+            let dead: Arc<str> = format!("{number}").into();
+            open(&all, &dead).await;
+            let _scout = all.enter(&dead).await;
+            for _ in 0..10 {
+                tokio::time::advance(Duration::from_millis(1)).await;
+                let turn = all.enter(&dead).await.expect_err("open");
+                *turns.entry(turn).or_default() += 1;
+            }
+        }
+        assert_eq!(turns.len(), 5);
+        assert!(turns.values().all(|taken| *taken == IN_VAIN));
     }
 
     #[tokio::test(start_paused = true)]

@@ -242,11 +242,12 @@ pub trait Store: Feed {
     /// How long until the sink's next pending row is due; zero if one is, `None` if none waits.
     async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError>;
 
-    /// Makes due what waits for this destination, at most `limit`; returns how many.
+    /// Makes due after `wait` what waits for this destination, at most `limit`; returns how many.
     async fn ledger_hasten(
         &self,
         sink: &str,
         destination: &str,
+        wait: Duration,
         limit: usize,
     ) -> Result<u64, StoreError>;
 

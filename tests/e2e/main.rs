@@ -11,6 +11,7 @@ mod embedded;
 mod everyone;
 mod losses;
 mod operations;
+mod outages;
 mod processes;
 mod proxy;
 mod push;

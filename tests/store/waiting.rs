@@ -70,9 +70,10 @@ pub async fn what_waits_for_a_destination_is_due_when_it_is_hastened(f: Arc<Fixt
     ];
     record(&f, &writes).await;
     assert!(due(&f, None).await.is_empty());
+    let store = &f.store;
     let hasten = async |limit| {
-        let hastened = f.store.ledger_hasten("email", "dead.test", limit).await;
-        hastened.expect("hastened")
+        let hastened = store.ledger_hasten("email", "dead.test", Duration::ZERO, limit);
+        hastened.await.expect("hastened")
     };
     assert_eq!(hasten(1).await, 1);
     assert_eq!(hasten(10).await, 1);

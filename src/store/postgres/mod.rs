@@ -255,9 +255,11 @@ impl Store for Postgres {
         &self,
         sink: &str,
         destination: &str,
+        wait: Duration,
         limit: usize,
     ) -> Result<u64, StoreError> {
-        self.within(self.hasten(sink, destination, limit)).await
+        self.within(self.hasten(sink, destination, wait, limit))
+            .await
     }
 
     async fn ledger_release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {

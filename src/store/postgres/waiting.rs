@@ -1,11 +1,13 @@
 //! Deliveries that wait for something else than their time, and what lets them go.
 
+use std::time::Duration;
+
 use super::Postgres;
 use crate::store::{Lane, StoreError};
 
 /// Some at a time, so that no statement is long.
 const HASTEN: &str = "
-UPDATE herald.deliveries SET next_attempt_at = clock_timestamp(), waits_for = NULL
+UPDATE herald.deliveries SET waits_for = NULL, next_attempt_at = clock_timestamp() + $4 * interval '1 second'
 WHERE (event_id, sink, recipient) IN (
     SELECT event_id, sink, recipient FROM herald.deliveries
     WHERE sink = $1 AND waits_for = 'destination' AND destination = $2
@@ -54,12 +56,14 @@ impl Postgres {
         &self,
         sink: &str,
         destination: &str,
+        wait: Duration,
         limit: usize,
     ) -> Result<u64, StoreError> {
         let done = sqlx::query(HASTEN)
             .bind(sink)
             .bind(destination)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(wait.as_secs_f64())
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())

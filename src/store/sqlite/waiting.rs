@@ -1,5 +1,7 @@
 //! Deliveries that wait for something else than their time, and what lets them go.
 
+use std::time::Duration;
+
 use chrono::Utc;
 
 use super::{Sqlite, json, limited, stamp};
@@ -52,13 +54,14 @@ impl Sqlite {
         &self,
         sink: &str,
         destination: &str,
+        wait: Duration,
         limit: usize,
     ) -> Result<u64, StoreError> {
         let done = sqlx::query(HASTEN)
             .bind(sink)
             .bind(destination)
             .bind(limited(limit))
-            .bind(stamp(Utc::now()))
+            .bind(stamp(Utc::now() + wait))
             .execute(&self.writer)
             .await?;
         Ok(done.rows_affected())
