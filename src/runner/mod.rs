@@ -31,6 +31,7 @@ mod order;
 mod rate;
 mod record;
 mod settle;
+mod verdict;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
