@@ -115,6 +115,7 @@ impl Runner {
             history,
             destination: work.delivery.recipient.destination.clone(),
             waits_for: verdict.waits_for,
+            first: work.entry.is_some(),
             order: work.order_key.clone().map(|key| (key, event.seq)),
         };
         Recorded {

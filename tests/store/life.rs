@@ -43,6 +43,7 @@ impl Life {
                 history: vec![attempt.clone(); write.attempts as usize],
                 destination: (sink != ORDERED).then(|| DESTINATION.into()),
                 waits_for: (write.waits && write.state == State::Pending).then_some(waits_for),
+                first: false,
                 order: (sink == ORDERED).then(|| self.order(write.event)),
             })
             .collect();
