@@ -83,11 +83,15 @@ impl Runner {
                 let last = record.work.entry.filter(|entry| entry.close_one());
                 acks.extend(last.map(|entry: Arc<Entry>| entry.seq));
             }
-            self.acknowledge(&acks).await;
-            let mut under_way = self.under_way();
-            for seq in &acks {
-                under_way.remove(seq);
+            {
+                // Before the acknowledgement: what is handed out once more until then comes
+                // through, finds itself in the ledger, and is acknowledged in its turn.
+                let mut under_way = self.under_way();
+                for seq in &acks {
+                    under_way.remove(seq);
+                }
             }
+            self.acknowledge(&acks).await;
         }
     }
 
