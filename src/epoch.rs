@@ -25,7 +25,7 @@ use crate::registry::AnySink;
 use crate::relay::{self, Relay};
 use crate::retention::Housekeeper;
 use crate::roles::{Roles, SinkRole};
-use crate::runner::{self, Runner};
+use crate::runner::{self, Gate, Runner};
 use crate::store::{Expiry, Sequencer, Store, StoreError};
 
 /// The addresses that the process has taken, whichever epoch it is.
@@ -222,7 +222,7 @@ impl Epoch {
                     if !self.register(name).await? {
                         break; // Everything is about to end.
                     }
-                    let gate = watch::Sender::new(false);
+                    let gate = watch::Sender::new(Gate::Away);
                     let runner = Arc::new(Runner::new(
                         settings(name, table, &self.config),
                         sink.clone(),
@@ -267,7 +267,7 @@ impl Epoch {
 #[derive(Default)]
 struct Sinks {
     handles: Vec<Arc<SinkHandle>>,
-    gates: HashMap<String, watch::Sender<bool>>,
+    gates: HashMap<String, watch::Sender<Gate>>,
     routes: Router,
 }
 

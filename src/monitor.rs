@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{AtWork, Health, SinkHandle};
 use crate::metrics::Metrics;
+use crate::runner::Gate;
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ pub struct Monitor {
     /// Events handed to clients that are in the metrics already, by sink.
     pub counted: HashMap<String, u64>,
     /// For each competing sink of this process, whether it may work.
-    pub gates: HashMap<String, watch::Sender<bool>>,
+    pub gates: HashMap<String, watch::Sender<Gate>>,
     /// Whether this process leads the relay; `None` where competing sinks need not care, because
     /// the broker keeps groups apart between processes.
     pub only_while: Option<watch::Receiver<bool>>,
@@ -89,10 +90,12 @@ impl Monitor {
             let Some(gate) = self.gates.get(&name) else {
                 continue;
             };
-            gate.send_if_modified(|open| {
-                let now = allowed && !checkpoint.paused;
-                std::mem::replace(open, now) != now
-            });
+            let now = match (allowed, checkpoint.paused) {
+                (false, _) => Gate::Away,
+                (true, true) => Gate::Paused,
+                (true, false) => Gate::Open,
+            };
+            gate.send_if_modified(|gate| std::mem::replace(gate, now) != now);
             let lag = (head.seq - checkpoint.seq).max(0);
             self.metrics
                 .sink_checkpoint_seq

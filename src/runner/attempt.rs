@@ -2,7 +2,8 @@
 //!
 //! Before an attempt begins, in this order:
 //!
-//! 1. the sink's breaker and its rate let it through, else it waits, and with it the stream;
+//! 1. the sink is not paused, and its breaker and its rate let it through, else it waits, and with
+//!    it the stream;
 //! 2. its destination lets it in, else it is put aside in the ledger and the next one's turn comes;
 //! 3. there is room among the sink's attempts;
 //! 4. it is still of use, and still this process's to make: a process that was stopped for a while
@@ -18,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::breaker::Pass;
 use super::destinations::{Change, Report, Visit};
-use super::{Done, Runner, Work};
+use super::{Done, Gate, Runner, Work};
 use crate::broker::Hold;
 
 /// Between two looks at whether the broker can be asked again.
@@ -38,12 +39,19 @@ enum Way {
 /// Leaves what has not begun to the next process: an entry stays unacknowledged, and what was
 /// taken from the ledger is due again.
 async fn give_back(works: impl Iterator<Item = Work>, done: &mpsc::Sender<Done>) {
-    for work in works.filter(|work| work.entry.is_none()) {
+    for work in works.filter(|work| work.entry.is_none() && work.is_leased()) {
         let outcome = Outcome::Defer {
             until: Utc::now(),
             cause: "herald stopped before the attempt".to_owned(),
         };
         let _ = done.send(Done::unattempted(work, outcome)).await;
+    }
+}
+
+impl Work {
+    /// Whether nobody else takes it from the ledger yet.
+    fn is_leased(&self) -> bool {
+        self.leased_until.is_none_or(|until| Instant::now() < until)
     }
 }
 
@@ -110,10 +118,18 @@ impl Runner {
         }
     }
 
-    /// Waits for the sink's breaker and rate, and for a place at the destination.
+    /// Waits while the sink is paused, for its breaker and its rate, and for a place at the
+    /// destination.
     async fn clear_the_way(&self, work: Work, done: &mpsc::Sender<Done>) -> Way {
-        if !self.wait_for_breaker().await {
+        if !self.wait_while_paused().await || !self.wait_for_breaker().await {
             return Way::Stopped(work);
+        }
+        if self.gate() == Gate::Away {
+            self.let_go(work, done).await;
+            return Way::Elsewhere;
+        }
+        if !work.is_leased() {
+            return Way::Elsewhere;
         }
         let visit = match &work.delivery.recipient.destination {
             None => None,
@@ -126,10 +142,28 @@ impl Runner {
                 }
             },
         };
-        if !self.wait_for_rate().await {
-            return Way::Stopped(work);
+        match self.wait_for_rate(&work).await {
+            Some(true) if self.wait_while_paused().await => Way::Free(work, visit),
+            Some(false) => Way::Elsewhere,
+            _ => Way::Stopped(work),
         }
-        Way::Free(work, visit)
+    }
+
+    /// Another process does the work now.
+    async fn let_go(&self, work: Work, done: &mpsc::Sender<Done>) {
+        if let Some(entry) = &work.entry {
+            self.under_way().remove(&entry.seq);
+        }
+        give_back([work].into_iter(), done).await;
+    }
+
+    /// `false` when the sink is stopped first.
+    async fn wait_while_paused(&self) -> bool {
+        let mut gate = self.gate.clone();
+        tokio::select! {
+            _ = gate.wait_for(|gate| *gate != Gate::Paused) => !self.stop.is_cancelled(),
+            () = self.stop.cancelled() => false,
+        }
     }
 
     /// `false` when the sink is stopped first.
@@ -150,32 +184,33 @@ impl Runner {
         }
     }
 
-    /// `false` when the sink is stopped first.
-    async fn wait_for_rate(&self) -> bool {
-        let Some(rate) = &self.rate else {
-            return !self.stop.is_cancelled();
-        };
-        loop {
+    /// `None` when the sink is stopped first; `Some(false)` when the work's lease is over, and
+    /// takes nothing of the rate then.
+    async fn wait_for_rate(&self, work: &Work) -> Option<bool> {
+        while !self.stop.is_cancelled() {
+            if !work.is_leased() {
+                return Some(false);
+            }
+            let Some(rate) = &self.rate else {
+                return Some(true);
+            };
             let taken = rate.lock().await.take(Instant::now());
             match taken {
-                Ok(()) => return true,
+                Ok(()) => return Some(true),
                 Err(until) => {
-                    if timeout_at(until, self.stop.cancelled()).await.is_ok() {
-                        return false;
-                    }
+                    let until = work.leased_until.unwrap_or(until).min(until);
+                    let _ = timeout_at(until, self.stop.cancelled()).await;
                 }
             }
         }
+        None
     }
 
     /// Waits until it is sure whose the work is; `None` when it is another process's by now.
     async fn still_ours(&self, work: Work) -> Option<Work> {
         let Some(entry) = &work.entry else {
             // It is due again when the lease is over.
-            return work
-                .leased_until
-                .is_none_or(|until| Instant::now() < until)
-                .then_some(work);
+            return work.is_leased().then_some(work);
         };
         loop {
             match self.broker.hold(&self.settings.name, entry.seq) {

@@ -67,6 +67,13 @@ impl Runner {
         if room == 0 {
             return Ok(SOON);
         }
+        // And no more than the rate lets through soon, or it would run out in waiting.
+        if let Some(rate) = &self.rate {
+            room = room.min(rate.lock().await.within(LOOK, Instant::now()));
+            if room == 0 {
+                return Ok(LOOK / 2);
+            }
+        }
         let wait = self.store.ledger_wait(name).await?;
         if wait != Some(Duration::ZERO) {
             return Ok(wait.unwrap_or(LOOK).min(LOOK));

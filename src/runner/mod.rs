@@ -31,6 +31,9 @@ mod order;
 mod rate;
 mod record;
 mod settle;
+#[cfg(test)]
+mod tests;
+mod verdict;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,6 +95,16 @@ pub struct Settings {
     pub dead_letter_tenant: Option<Arc<str>>,
 }
 
+/// Whether this process may work for a sink now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// Nothing begins. What was read is kept, and goes on from there.
+    Paused,
+    /// Another process does the work: nothing begins, and what was read is let go.
+    Away,
+}
+
 /// One competing sink at work.
 pub struct Runner {
     settings: Settings,
@@ -99,9 +112,7 @@ pub struct Runner {
     store: Arc<dyn Store>,
     broker: Arc<dyn Broker>,
     metrics: Arc<Metrics>,
-    /// Whether this process may work for the sink now: it is not paused, and this is the process
-    /// to do it.
-    open: watch::Receiver<bool>,
+    gate: watch::Receiver<Gate>,
     stop: CancellationToken,
     /// Bounds attempts under way.
     permits: Arc<Semaphore>,
@@ -178,14 +189,14 @@ impl Done {
 }
 
 impl Runner {
-    /// `open` says whether this process may work for the sink now.
+    /// `gate` says whether this process may work for the sink now.
     pub fn new(
         settings: Settings,
         sink: Arc<dyn Sink>,
         store: Arc<dyn Store>,
         broker: Arc<dyn Broker>,
         metrics: Arc<Metrics>,
-        open: watch::Receiver<bool>,
+        gate: watch::Receiver<Gate>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -205,7 +216,7 @@ impl Runner {
             store,
             broker,
             metrics,
-            open,
+            gate,
             stop,
             put_off: Notify::new(),
             died: Notify::new(),
@@ -275,7 +286,20 @@ impl Runner {
             .broker
             .subscribe(&self.settings.name, checkpoint)
             .await?;
-        while *self.open.borrow() && !self.stop.is_cancelled() {
+        while !self.stop.is_cancelled() {
+            match self.gate() {
+                Gate::Open => {}
+                Gate::Away => return Ok(()),
+                // The reader stays, and keeps from other processes what it has handed out.
+                Gate::Paused => {
+                    let mut gate = self.gate.clone();
+                    tokio::select! {
+                        _ = gate.wait_for(|gate| *gate != Gate::Paused) => {}
+                        () = self.stop.cancelled() => {}
+                    }
+                    continue;
+                }
+            }
             match reader.next(READ).await {
                 Ok(events) => {
                     *failures = 0;
@@ -318,11 +342,15 @@ impl Runner {
         self.settings.concurrency - self.permits.available_permits()
     }
 
+    fn gate(&self) -> Gate {
+        *self.gate.borrow()
+    }
+
     /// Waits until the sink may work; `false` when it is stopped instead.
     async fn wait_until_open(&self) -> bool {
-        let mut open = self.open.clone();
+        let mut gate = self.gate.clone();
         tokio::select! {
-            opened = open.wait_for(|open| *open) => opened.is_ok(),
+            opened = gate.wait_for(|gate| *gate == Gate::Open) => opened.is_ok(),
             () = self.stop.cancelled() => false,
         }
     }

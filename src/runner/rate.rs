@@ -36,6 +36,18 @@ impl Bucket {
         Ok(())
     }
 
+    /// How many could be taken in this time if nobody else took any.
+    pub fn within(&self, time: Duration, now: Instant) -> usize {
+        let due = self.next.max(now);
+        let Some(room) = (now + time + BURST).checked_duration_since(due) else {
+            return 0;
+        };
+        let more = room.as_nanos() / self.interval.as_nanos().max(1);
+        usize::try_from(more)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1)
+    }
+
     /// Whether it is as a new one.
     pub fn is_full(&self, now: Instant) -> bool {
         self.next <= now
@@ -69,6 +81,19 @@ mod tests {
         ] {
             let count = taken(rate, Duration::from_secs(seconds));
             assert!((least..=most).contains(&count), "{rate}: {count}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_says_how_many_get_through_in_a_time() {
+        let second = Duration::from_secs(1);
+        for (rate, at_first, later) in [("100/s", 111, 111), ("1/s", 2, 1), ("10/h", 1, 0)] {
+            let mut bucket = Bucket::new(rate.parse().expect("a rate"));
+            let now = Instant::now();
+            assert_eq!(bucket.within(second, now), at_first, "{rate}");
+            while bucket.take(now).is_ok() {}
+            let left = bucket.within(second, now);
+            assert!(left <= later, "{rate}: {left}");
         }
     }
 

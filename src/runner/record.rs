@@ -1,16 +1,15 @@
 //! From outcomes to the ledger, and only then to the stream's acknowledgement.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::Utc;
-use herald_contract::Outcome;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::verdict::{Judge, Verdict};
 use super::{Done, Entry, RECORD, Runner, Work};
 use crate::backoff::Backoff;
-use crate::store::{Attempt, Lane, LedgerWrite, State, WaitsFor};
+use crate::store::{Attempt, Lane, LedgerWrite, State};
 
 /// Failed attempts that a ledger row remembers.
 const HISTORY: usize = 20;
@@ -22,55 +21,11 @@ const MAX_TEXT: usize = 1000;
 /// and the ledger then knows it.
 const ACK_TRIES: u32 = 3;
 
-/// How long a delivery waits for those before it in its lane before it would be due by itself. It is
-/// released when they are through, and lanes are looked through every minute.
-const LINED: Duration = Duration::from_secs(24 * 3600);
-
 /// An outcome as it goes into the ledger.
 struct Recorded {
     write: LedgerWrite,
     label: &'static str,
     work: Work,
-}
-
-/// What an outcome means for a delivery.
-struct Verdict {
-    state: State,
-    /// Whether it spends an attempt.
-    spends: bool,
-    /// For `Pending`: until the next attempt.
-    wait: Duration,
-    cause: Option<String>,
-    response: Option<String>,
-    waits_for: Option<WaitsFor>,
-    /// As the metrics count it.
-    label: &'static str,
-}
-
-impl Verdict {
-    fn final_state(state: State, cause: String, label: &'static str) -> Self {
-        Self {
-            state,
-            spends: true,
-            wait: Duration::ZERO,
-            cause: Some(cause),
-            response: None,
-            waits_for: None,
-            label,
-        }
-    }
-
-    fn pending(wait: Duration, cause: Option<String>, label: &'static str) -> Self {
-        Self {
-            state: State::Pending,
-            spends: false,
-            wait,
-            cause,
-            response: None,
-            waits_for: None,
-            label,
-        }
-    }
 }
 
 impl Runner {
@@ -94,15 +49,21 @@ impl Runner {
                                 .with_label_values(&[&self.settings.name])
                                 .observe(took.as_secs_f64());
                         }
-                        let verdict = self.judge(&work, outcome);
+                        let judge = Judge {
+                            max_attempts: self.settings.max_attempts,
+                            backoff: self.settings.backoff,
+                        };
+                        let expired = |wait| self.has_expired(&work, wait);
+                        let verdict = judge.verdict(outcome, work.spent, expired);
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::PutAside { work, wait } => {
-                        let verdict = Self::put_aside(&work, wait);
+                        let recipient = &work.delivery.recipient;
+                        let verdict = Verdict::put_aside(recipient.destination.as_deref(), wait);
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::Lined(work) => {
-                        let verdict = Self::lined(&work);
+                        let verdict = Verdict::lined(work.order_key.is_some());
                         records.push(Self::conclude(work, verdict));
                     }
                 }
@@ -122,78 +83,15 @@ impl Runner {
                 let last = record.work.entry.filter(|entry| entry.close_one());
                 acks.extend(last.map(|entry: Arc<Entry>| entry.seq));
             }
+            {
+                // Before the acknowledgement: what is handed out once more until then comes
+                // through, finds itself in the ledger, and is acknowledged in its turn.
+                let mut under_way = self.under_way();
+                for seq in &acks {
+                    under_way.remove(seq);
+                }
+            }
             self.acknowledge(&acks).await;
-            let mut under_way = self.under_way();
-            for seq in &acks {
-                under_way.remove(seq);
-            }
-        }
-    }
-
-    /// What an outcome means for the delivery: attempts, backoff and limits are decided here.
-    fn judge(&self, work: &Work, outcome: Outcome) -> Verdict {
-        let spent = work.spent.saturating_add(1);
-        match outcome {
-            Outcome::Delivered { response } => Verdict {
-                state: State::Delivered,
-                spends: true,
-                wait: Duration::ZERO,
-                cause: None,
-                response: response.map(shorten),
-                waits_for: None,
-                label: "delivered",
-            },
-            Outcome::Skipped { reason } => Verdict {
-                spends: false,
-                ..Verdict::final_state(State::Skipped, reason, "skipped")
-            },
-            Outcome::Gone { cause } => Verdict::final_state(State::Gone, cause, "gone"),
-            Outcome::Reject { cause } => Verdict::final_state(State::Dead, cause, "rejected"),
-            Outcome::Retry { cause, .. } if spent >= self.settings.max_attempts => {
-                let cause = format!("{spent} attempts failed; the last one: {cause}");
-                Verdict::final_state(State::Dead, cause, "exhausted")
-            }
-            Outcome::Retry { after, cause, .. } => {
-                // The far end's wish is a lower bound; so many come back at the same moment only
-                // if it told them so.
-                let wait = self
-                    .settings
-                    .backoff
-                    .after(spent)
-                    .max(after.unwrap_or_default());
-                if self.has_expired(work, wait) {
-                    let cause = format!("expired before the next attempt; the last one: {cause}");
-                    return Verdict::final_state(State::Skipped, cause, "expired");
-                }
-                Verdict {
-                    spends: true,
-                    ..Verdict::pending(wait, Some(cause), "retry")
-                }
-            }
-            Outcome::Defer { until, cause } => {
-                let wait = (until - Utc::now()).to_std().unwrap_or_default();
-                Verdict::pending(wait, Some(cause), "deferred")
-            }
-        }
-    }
-
-    fn put_aside(work: &Work, wait: Duration) -> Verdict {
-        let destination = work.delivery.recipient.destination.as_deref();
-        let cause = format!("waits for {}", destination.unwrap_or_default());
-        Verdict {
-            waits_for: Some(WaitsFor::Destination),
-            ..Verdict::pending(wait, Some(cause), "deferred")
-        }
-    }
-
-    fn lined(work: &Work) -> Verdict {
-        if work.order_key.is_none() {
-            return Verdict::pending(Duration::ZERO, None, "lined");
-        }
-        let cause = "waits for those before it".to_owned();
-        Verdict {
-            waits_for: Some(WaitsFor::Order),
-            ..Verdict::pending(LINED, Some(cause), "lined")
         }
     }
 
@@ -217,10 +115,11 @@ impl Runner {
             attempts: work.spent.saturating_add(verdict.spends.into()),
             retry_in: verdict.wait,
             cause,
-            response: verdict.response,
+            response: verdict.response.map(shorten),
             history,
             destination: work.delivery.recipient.destination.clone(),
             waits_for: verdict.waits_for,
+            first: work.entry.is_some(),
             order: work.order_key.clone().map(|key| (key, event.seq)),
         };
         Recorded {

@@ -106,6 +106,9 @@ pub struct LedgerWrite {
     pub destination: Option<Arc<str>>,
     /// For `Pending`.
     pub waits_for: Option<WaitsFor>,
+    /// Whether the delivery came from the stream and not from the ledger. If it is `Pending` and
+    /// the ledger has a row for it by now, another process began it too, and owns what comes of it.
+    pub first: bool,
     /// The lane's key and the event's `seq`, which is its place in the lane. What was recorded
     /// once stays.
     pub order: Option<(Arc<str>, i64)>,

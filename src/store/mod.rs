@@ -224,7 +224,8 @@ pub trait Store: Feed {
     /// Records what came of attempts, all or none. A row that is already final stays as it is.
     /// Attempts never go down: a pending outcome that knows of fewer than the row is stale (its
     /// process hung through its lease) and is passed over. Where `writes` names a delivery twice,
-    /// the first final outcome counts, or else the later one of most attempts.
+    /// the first final outcome counts, or else the later one of most attempts. A pending outcome
+    /// that was to be the [first](LedgerWrite::first) changes nothing where there is a row.
     async fn ledger_record(&self, sink: &str, writes: &[LedgerWrite]) -> Result<(), StoreError>;
 
     /// Takes up to `limit` pending rows whose time has come, oldest first, and puts their next

@@ -5,8 +5,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Api, Config, Database, END, Home, Smtp, emit, eventually, follow, postgres, python, redis,
-    seconds, text, within,
+    Config, Database, END, Home, Smtp, emit, eventually, follow, postgres, python, redis, seconds,
+    text, within,
 };
 
 const TENANT: &str = "acme";
@@ -31,16 +31,6 @@ async fn a_second_herald_on_the_same_sqlite_file_stops_with_a_clear_error() {
     herald.api.post("/events", &event).await.expect(201);
 }
 
-/// The value of a metric without labels.
-async fn metric(api: &Api, name: &str) -> Option<f64> {
-    let reply = api.request("GET", "/metrics", &[], "").await.ok()?;
-    let text = String::from_utf8(reply.body.to_vec()).ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.split(' ').next() == Some(name))?;
-    line.rsplit(' ').next()?.parse().ok()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_leader_is_killed_the_other_goes_on_within_seconds_and_nothing_is_lost() {
     let (Some(server), Some(redis), Some(python)) = (postgres(), redis(4), python()) else {
@@ -53,8 +43,8 @@ async fn when_the_leader_is_killed_the_other_goes_on_within_seconds_and_nothing_
     let one = home.start_as("one", &[]).await;
     let two = home.start_as("two", &[]).await;
     let first_leads = eventually("one of them leads", seconds(20), async || {
-        let first = metric(&one.api, "herald_relay_leader").await?;
-        let second = metric(&two.api, "herald_relay_leader").await?;
+        let first = one.api.metric("herald_relay_leader").await?;
+        let second = two.api.metric("herald_relay_leader").await?;
         (first + second == 1.0).then_some(first == 1.0)
     })
     .await;

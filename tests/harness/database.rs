@@ -1,5 +1,6 @@
 //! A database of its own for each story, on the private PostgreSQL.
 
+use serde_json::Value;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
@@ -51,12 +52,35 @@ impl Database {
         self.pool.begin().await.expect("a transaction begins")
     }
 
+    /// The one number that a query answers.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql)
+            .fetch_one(&self.pool)
+            .await
+            .expect("answers")
+    }
+
     /// Emits in a transaction of its own.
     pub async fn emit(&self, tenant: &str, kind: &str, payload: &str) -> String {
         let mut tx = self.begin().await;
         let id = emit(&mut tx, tenant, kind, payload).await;
         tx.commit().await.expect("commits");
         id
+    }
+
+    /// Emits orders with these payloads, in this order, in one transaction.
+    pub async fn emit_orders(
+        &self,
+        tenant: &str,
+        payloads: impl IntoIterator<Item = Value>,
+    ) -> Vec<String> {
+        let mut tx = self.begin().await;
+        let mut ids = Vec::new();
+        for payload in payloads {
+            ids.push(emit(&mut tx, tenant, "order.created", &payload.to_string()).await);
+        }
+        tx.commit().await.expect("commits");
+        ids
     }
 }
 

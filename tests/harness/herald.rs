@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{Api, Config, Process, Sse, eventually, seconds, within};
+use super::{Api, Config, Process, Sse, eventually, seconds, signal, within};
 
 /// A folder with a `config.toml`: what stays when the process is killed.
 pub struct Home {
@@ -122,6 +122,11 @@ impl Herald {
     /// `kill -9`: the process has no chance to do anything.
     pub async fn kill(self) {
         self.process.kill().await;
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        signal(name, self.process.pid());
     }
 
     /// SIGTERM, and how it ended.

@@ -141,6 +141,24 @@ impl Api {
         self.request("POST", path, &json, body.to_string()).await
     }
 
+    /// The value of a metric, named with its labels as `/metrics` shows them. `None` when the
+    /// server does not answer, or has no such metric.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let reply = self.request("GET", "/metrics", &[], "").await.ok()?;
+        let text = String::from_utf8(reply.body.to_vec()).ok()?;
+        let mut lines = text.lines();
+        let (_, value) = lines.find_map(|line| line.split_once(' ').filter(|l| l.0 == name))?;
+        value.parse().ok()
+    }
+
+    /// What `GET /sinks` says of one.
+    pub async fn sink(&self, name: &str) -> Value {
+        let answer = self.get("/sinks").await.expect(200);
+        let sinks = answer["sinks"].as_array().expect("a list");
+        let found = sinks.iter().find(|sink| sink["name"] == name);
+        found.expect("a sink of this name").clone()
+    }
+
     /// The tenant's whole feed by REST, page by page: the order that every stream must have.
     pub async fn feed(&self, tenant: &str, limit: usize) -> Vec<Value> {
         let mut all = Vec::new();

@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -105,7 +106,13 @@ pub struct Smtp {
 
 impl Smtp {
     pub async fn start(python: &str, dir: &Path) -> Self {
-        let mut peer = Peer::start(python, "smtp_server.py", dir.join("mail.ndjson"), &[]);
+        Self::start_at(python, dir, 0).await
+    }
+
+    /// On this port; 0 is any.
+    pub async fn start_at(python: &str, dir: &Path, port: u16) -> Self {
+        let args = ["--port".into(), port.to_string()];
+        let mut peer = Peer::start(python, "smtp_server.py", dir.join("mail.ndjson"), &args);
         let port = peer.line().await.parse().expect("a port");
         Self { peer, port }
     }
@@ -132,7 +139,19 @@ impl Smtp {
             .await;
     }
 
-    /// Accepts again.
+    /// Refuses the next recipients whose address ends like this.
+    pub async fn fail_at(&mut self, count: usize, end: &str, answer: &str) {
+        let command = format!("fail-at {count} {end} {answer}");
+        self.peer.command(&command).await;
+    }
+
+    /// Answers to messages so late, after it has written them down.
+    pub async fn delay(&mut self, delay: Duration) {
+        let command = format!("delay {}", delay.as_millis());
+        self.peer.command(&command).await;
+    }
+
+    /// Accepts again, at once.
     pub async fn heal(&mut self) {
         self.peer.command("ok").await;
     }

@@ -9,10 +9,12 @@ text/plain part), html and at (seconds since 1970).
 Standard input takes commands, one a line, each answered by one line `done refused=COUNT`, where
 COUNT is how many recipients have been refused so far:
 
-    fail CODE TEXT          refuse every recipient from now on, at RCPT TO
-    fail-next N CODE TEXT   refuse the next N recipients
-    ok                      accept again
-    count                   only the answer
+    fail CODE TEXT             refuse every recipient from now on, at RCPT TO
+    fail-next N CODE TEXT      refuse the next N recipients
+    fail-at N END CODE TEXT    refuse the next N recipients whose address ends in END
+    delay MS                   answer messages so late; they are written down before that
+    ok                         accept again, at once
+    count                      only the answer
 """
 
 import argparse
@@ -33,6 +35,8 @@ class Recorder:
         self.out = out
         self.answer = answer
         self.left = times  # refusals left; None is without end
+        self.at = {}  # end of an address → [refusals left, answer]
+        self.delay = 0
         self.refused = 0
 
     async def handle_RCPT(self, server, session, envelope, address, options):
@@ -41,6 +45,11 @@ class Recorder:
                 self.left -= 1
             self.refused += 1
             return self.answer
+        for end, refusal in self.at.items():
+            if address.endswith(end) and refusal[0]:
+                refusal[0] -= 1
+                self.refused += 1
+                return refusal[1]
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
         return "250 2.1.5 recipient ok"
@@ -62,6 +71,7 @@ class Recorder:
             self.out.write(json.dumps(line) + "\n")
         # Before the 250: what the sender believes delivered is written down.
         self.out.flush()
+        await asyncio.sleep(self.delay)
         return "250 2.0.0 accepted"
 
     def command(self, line):
@@ -71,8 +81,13 @@ class Recorder:
         elif verb == "fail-next":
             times, _, answer = rest.partition(" ")
             self.answer, self.left = answer, int(times)
+        elif verb == "fail-at":
+            times, end, answer = rest.split(" ", 2)
+            self.at[end] = [int(times), answer]
+        elif verb == "delay":
+            self.delay = int(rest) / 1000
         elif verb == "ok":
-            self.answer = None
+            self.answer, self.at, self.delay = None, {}, 0
         elif verb != "count":
             raise SystemExit(f"smtp_server.py: unknown command {line!r}")
         print(f"done refused={self.refused}", flush=True)

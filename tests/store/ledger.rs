@@ -22,6 +22,7 @@ pub fn write(event: &Event, recipient: &str, state: State) -> LedgerWrite {
         history: Vec::new(),
         destination: None,
         waits_for: None,
+        first: false,
         order: None,
     }
 }
@@ -158,6 +159,42 @@ pub async fn a_delivery_named_twice_in_a_batch_is_one_row(f: Arc<Fixture>) {
     }
     let rows = f.store.deliveries(e.event_id).await.expect("read");
     assert_eq!(rows.len(), 5);
+}
+
+/// A process that was stopped between reading and recording comes late.
+pub async fn a_first_pending_row_takes_nothing_from_the_process_that_was_first(f: Arc<Fixture>) {
+    let e = one(&f).await;
+    let record = async |writes: &[LedgerWrite]| {
+        let recorded = f.store.ledger_record("email", writes).await;
+        recorded.expect("recorded");
+    };
+    let due = async || {
+        let lease = Duration::from_secs(60);
+        let due = f.store.ledger_due("email", lease, 10, None).await;
+        due.expect("taken").len()
+    };
+    let mut first = write(&e, "a", State::Pending);
+    (first.first, first.attempts) = (true, 0);
+    record(std::slice::from_ref(&first)).await;
+    assert_eq!(due().await, 1);
+    let mut late = first.clone();
+    late.attempts = 1;
+    let other = LedgerWrite {
+        recipient: "b".to_owned(),
+        ..first.clone()
+    };
+    record(&[late, other]).await;
+    let shown = f.store.deliveries(e.event_id).await.expect("read");
+    let attempts: Vec<_> = shown.iter().map(|row| row.attempts).collect();
+    assert_eq!(attempts, [0, 0], "two rows, neither overwritten");
+    assert_eq!(due().await, 1, "the other one: the first is on its way");
+
+    // What came of it counts, whoever tells.
+    first.state = State::Delivered;
+    record(&[first]).await;
+    let shown = f.store.deliveries(e.event_id).await.expect("read");
+    let delivered = shown.iter().filter(|row| row.state == State::Delivered);
+    assert_eq!(delivered.count(), 1);
 }
 
 pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {

@@ -43,6 +43,7 @@ impl Life {
                 history: vec![attempt.clone(); write.attempts as usize],
                 destination: (sink != ORDERED).then(|| DESTINATION.into()),
                 waits_for: (write.waits && write.state == State::Pending).then_some(waits_for),
+                first: false,
                 order: (sink == ORDERED).then(|| self.order(write.event)),
             })
             .collect();
@@ -61,7 +62,11 @@ impl Life {
         let (store, name) = (&self.f.store, SINKS[sink]);
         let done = match sink {
             ORDERED => store.ledger_release_all(name).await,
-            _ => store.ledger_hasten(name, DESTINATION, 100).await,
+            _ => {
+                store
+                    .ledger_hasten(name, DESTINATION, Duration::ZERO, 100)
+                    .await
+            }
         };
         done.expect("let go")
     }

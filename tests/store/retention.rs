@@ -60,6 +60,7 @@ async fn record(f: &Fixture, event: Ulid, recipient: &str, state: State) {
         history: Vec::new(),
         destination: None,
         waits_for: None,
+        first: false,
         order: None,
     };
     let recorded = f.store.ledger_record("email", &[write]).await;

@@ -54,6 +54,7 @@ macro_rules! exercise_store {
                 what_is_recorded_is_known_and_shown
                 a_final_row_stays_as_it_is
                 a_delivery_named_twice_in_a_batch_is_one_row
+        a_first_pending_row_takes_nothing_from_the_process_that_was_first
                 due_rows_are_taken_once_and_leased
                 processes_that_ask_at_once_take_each_due_row_once
                 a_stale_outcome_takes_nothing_back

@@ -175,7 +175,10 @@ impl WebPush {
 #[async_trait]
 impl Sink for WebPush {
     fn lifetime(&self) -> Option<Duration> {
-        Some(self.config.ttl.max(NOW))
+        Some(match self.config.ttl {
+            Duration::ZERO => NOW,
+            ttl => ttl,
+        })
     }
 
     async fn recipients(&self, events: &[Arc<Event>]) -> Result<Vec<Recipients>, Unavailable> {

@@ -12,38 +12,61 @@ use super::waiting::none_before;
 use crate::store::rows::{
     Columns as _, count, history, history_json, ledger_columns, parse_ulid, storable, strings,
 };
-use crate::store::{DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, StoreError, WaitsFor};
+use crate::store::{
+    DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, StoreError, WaitsFor,
+};
 
 const KNOWN: &str = "
 SELECT event_id, recipient FROM herald.deliveries WHERE event_id = ANY ($2) AND sink = $1";
 
-/// Where a batch names a delivery twice, the first that is final counts; where none is, the later
-/// one of most attempts. In the key's order, so that two processes that write the same rows wait
-/// for each other and do not deadlock.
-const RECORD: &str = "
+/// One of the two inserts of [`RECORD`].
+macro_rules! insert {
+    ($which:literal) => {
+        concat!(
+            "
 INSERT INTO herald.deliveries AS d
     (sink, event_id, recipient, tenant_id, state, attempts, next_attempt_at, cause, response,
      history, destination, waits_for, order_key, order_seq, untold)
-SELECT DISTINCT ON (event_id, recipient)
-       $1, event_id, recipient, tenant_id, state, attempts,
+SELECT $1, event_id, recipient, tenant_id, state, attempts,
        CASE state WHEN 'pending' THEN clock_timestamp() + wait * interval '1 second' END,
        cause, response, history, destination, waits_for, order_key, order_seq,
        CASE state WHEN 'dead' THEN true END
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::float8[],
-            $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-            $14::bigint[])
-     WITH ORDINALITY
-     AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history,
-           destination, waits_for, order_key, order_seq, place)
-ORDER BY event_id, recipient, state = 'pending',
-         CASE state WHEN 'pending' THEN -attempts END,
-         CASE state WHEN 'pending' THEN -place ELSE place END
-ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
+FROM given WHERE ",
+            $which,
+            " ORDER BY event_id, recipient
+ON CONFLICT (event_id, sink, recipient) "
+        )
+    };
+}
+
+/// Where a batch names a delivery twice, the first that is final counts; where none is, the later
+/// one of most attempts. In the key's order, so that two processes that write the same rows wait
+/// for each other and do not deadlock.
+const RECORD: &str = concat!(
+    "
+WITH given AS MATERIALIZED (
+    SELECT DISTINCT ON (event_id, recipient) *
+    FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::float8[],
+                $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+                $14::bigint[], $15::bool[])
+         WITH ORDINALITY
+         AS t (event_id, recipient, tenant_id, state, attempts, wait, cause, response, history,
+               destination, waits_for, order_key, order_seq, only_first, place)
+    ORDER BY event_id, recipient, state = 'pending',
+             CASE state WHEN 'pending' THEN -attempts END,
+             CASE state WHEN 'pending' THEN -place ELSE place END
+), first AS (",
+    insert!("only_first"),
+    "DO NOTHING
+)",
+    insert!("NOT only_first"),
+    "DO UPDATE SET
     state = excluded.state, attempts = greatest(d.attempts, excluded.attempts),
     next_attempt_at = excluded.next_attempt_at, cause = excluded.cause,
     response = excluded.response, history = excluded.history, updated_at = now(),
     destination = excluded.destination, waits_for = excluded.waits_for, untold = excluded.untold
-WHERE d.state = 'pending' AND (excluded.state <> 'pending' OR excluded.attempts >= d.attempts)";
+WHERE d.state = 'pending' AND (excluded.state <> 'pending' OR excluded.attempts >= d.attempts)"
+);
 
 const DUE: &str = concat!(
     "
@@ -183,6 +206,7 @@ impl Postgres {
             .bind(column(writes, |w| w.waits_for.map(WaitsFor::as_str)))
             .bind(column(writes, |w| w.order.as_ref().map(|(key, _)| &**key)))
             .bind(column(writes, |w| w.order.as_ref().map(|(_, seq)| *seq)))
+            .bind(column(writes, |w| w.first && w.state == State::Pending))
             .execute(&self.pool)
             .await?;
         Ok(())

@@ -30,7 +30,10 @@ INSERT INTO deliveries
 SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11,
        value ->> 12, CASE value ->> 3 WHEN 'dead' THEN 1 END, ?3, ?3
-FROM json_each(?2) WHERE true
+FROM json_each(?2)
+WHERE NOT (value ->> 13 AND EXISTS (
+    SELECT 1 FROM deliveries d
+    WHERE d.event_id = value ->> 0 AND d.sink = ?1 AND d.recipient = value ->> 1))
 ORDER BY value ->> 3 = 'pending', CASE value ->> 3 WHEN 'pending' THEN value ->> 4 END, key
 ON CONFLICT (event_id, sink, recipient) DO UPDATE SET
     state = excluded.state, attempts = max(deliveries.attempts, excluded.attempts),
@@ -328,6 +331,7 @@ fn columns(write: &LedgerWrite, now: DateTime<Utc>) -> serde_json::Value {
         write.waits_for.map(WaitsFor::as_str),
         write.order.as_ref().map(|(key, _)| &**key),
         write.order.as_ref().map(|(_, seq)| seq),
+        write.first && write.state == State::Pending,
     ])
 }
 
