@@ -135,9 +135,8 @@ impl Runner {
             None => None,
             Some(destination) => match self.destinations.enter(destination).await {
                 Ok(visit) => Some(visit),
-                Err(until) => {
-                    let wait = until.saturating_duration_since(Instant::now());
-                    let _ = done.send(Done::PutAside { work, wait }).await;
+                Err(aside) => {
+                    let _ = done.send(Done::PutAside { work, aside }).await;
                     return Way::Elsewhere;
                 }
             },
@@ -303,9 +302,9 @@ impl Runner {
         }
     }
 
-    /// Makes due what waited for a destination that works again. What this misses comes in its
-    /// turn.
-    async fn hasten(&self, destination: &str) {
+    /// Makes due what waits for a destination that works again: called when that is found out, and
+    /// for what was recorded after that. What this misses comes in its turn.
+    pub(super) async fn hasten(&self, destination: &str) {
         let name = &self.settings.name;
         while !self.stop.is_cancelled() {
             let hastened = self

@@ -79,6 +79,14 @@ struct Later {
     taken: u32,
 }
 
+/// Who cannot enter comes back later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aside {
+    pub until: Instant,
+    /// Whether the destination is left alone; else its places or its rate are taken.
+    pub left_alone: bool,
+}
+
 /// What an attempt says of the far end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
@@ -262,8 +270,8 @@ impl Destinations {
     /// Begins a visit, waiting for a moment where all places are taken.
     ///
     /// # Errors
-    /// It is to be put aside, until this time.
-    pub async fn enter(self: &Arc<Self>, name: &Arc<str>) -> Result<Visit, Instant> {
+    /// It is to be put aside.
+    pub async fn enter(self: &Arc<Self>, name: &Arc<str>) -> Result<Visit, Aside> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = self.left.notified();
@@ -285,7 +293,7 @@ impl Destinations {
         name: &Arc<str>,
         now: Instant,
         deadline: Instant,
-    ) -> Option<Result<Visit, Instant>> {
+    ) -> Option<Result<Visit, Aside>> {
         let mut known = self.known();
         if known.len() > MAX_REMEMBERED {
             known.retain(|_, there| there.under_way > 0);
@@ -303,8 +311,12 @@ impl Destinations {
                 if worth_waiting {
                     here.impatient_until = now + IMPATIENT;
                 }
+                let left_alone = here.breaker.is_open();
                 let turn = here.take_turn(&self.limits, now);
-                Some(Err(turn.unwrap_or_else(|| self.later().take_turn(now))))
+                Some(Err(Aside {
+                    until: turn.unwrap_or_else(|| self.later().take_turn(now)),
+                    left_alone,
+                }))
             }
         }
     }
@@ -349,7 +361,8 @@ mod tests {
         assert_eq!(first.end(Report::Fails, SECOND), None);
         assert_eq!(second.end(Report::Fails, SECOND), Some(Change::Opened));
         let begin = Instant::now();
-        let turns = [all.enter(&dead).await, all.enter(&dead).await].map(|r| r.expect_err("dead"));
+        let turns =
+            [all.enter(&dead).await, all.enter(&dead).await].map(|r| r.expect_err("dead").until);
         assert_eq!(turns[0], begin + 5 * SECOND, "one is to find out");
         assert_eq!(turns[1], begin + SOONEST, "the others look now and then");
         assert_eq!(Instant::now(), begin, "nobody waits for it");
@@ -379,8 +392,16 @@ mod tests {
         open(&all, &dead).await;
         let mut until = Instant::now() + 5 * SECOND;
         for longer in [10, 20, 40] {
-            assert_eq!(all.enter(&dead).await.expect_err("open"), until, "a scout");
-            assert_ne!(all.enter(&dead).await.expect_err("open"), until, "one only");
+            assert_eq!(
+                all.enter(&dead).await.expect_err("open").until,
+                until,
+                "a scout"
+            );
+            assert_ne!(
+                all.enter(&dead).await.expect_err("open").until,
+                until,
+                "one only"
+            );
             tokio::time::advance(until - Instant::now()).await;
             let scout = all.enter(&dead).await.expect("it finds out");
             until += longer * SECOND;
@@ -399,7 +420,7 @@ mod tests {
             let _scout = all.enter(&dead).await;
             for _ in 0..10 {
                 tokio::time::advance(Duration::from_millis(1)).await;
-                let turn = all.enter(&dead).await.expect_err("open");
+                let turn = all.enter(&dead).await.expect_err("open").until;
                 *turns.entry(turn).or_default() += 1;
             }
         }
@@ -414,10 +435,10 @@ mod tests {
         let _one = all.enter(&name).await.expect("a place");
         let two = all.enter(&name).await.expect("a place");
         let begin = Instant::now();
-        let turn = all.enter(&name).await.expect_err("full");
+        let turn = all.enter(&name).await.expect_err("full").until;
         assert!(turn > begin && begin.elapsed() >= PATIENCE);
         let later = Instant::now();
-        let next = all.enter(&name).await.expect_err("full");
+        let next = all.enter(&name).await.expect_err("full").until;
         assert!(next > turn && later.elapsed().is_zero(), "at once");
 
         tokio::time::advance(IMPATIENT).await;
@@ -435,8 +456,8 @@ mod tests {
         let all = destinations(100, Some("1/s"));
         let name: Arc<str> = "limited".into();
         let _visit = all.enter(&name).await.expect("the first");
-        let first = all.enter(&name).await.expect_err("too early");
-        let second = all.enter(&name).await.expect_err("too early");
+        let first = all.enter(&name).await.expect_err("too early").until;
+        let second = all.enter(&name).await.expect_err("too early").until;
         assert_eq!(second - first, SECOND);
     }
 

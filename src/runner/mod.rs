@@ -53,7 +53,7 @@ use crate::metrics::Metrics;
 use crate::store::{Attempt, Store};
 
 use breaker::Breaker;
-use destinations::Destinations;
+use destinations::{Aside, Destinations};
 use rate::Bucket;
 
 pub use breaker::Limits as BreakerLimits;
@@ -170,8 +170,8 @@ enum Done {
         /// `None` without an attempt.
         took: Option<Duration>,
     },
-    /// Its destination lets nobody through now; its turn is after this.
-    PutAside { work: Work, wait: Duration },
+    /// Its destination lets it not through now.
+    PutAside { work: Work, aside: Aside },
     /// It is to begin when those before it in its lane are through.
     Lined(Work),
     /// These entries need no delivery.

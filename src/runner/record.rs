@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::verdict::{Judge, Verdict};
 use super::{Done, Entry, RECORD, Runner, Work};
 use crate::backoff::Backoff;
-use crate::store::{Attempt, Lane, LedgerWrite, State};
+use crate::store::{Attempt, Lane, LedgerWrite, State, WaitsFor};
 
 /// Failed attempts that a ledger row remembers.
 const HISTORY: usize = 20;
@@ -57,9 +57,9 @@ impl Runner {
                         let verdict = judge.verdict(outcome, work.spent, expired);
                         records.push(Self::conclude(work, verdict));
                     }
-                    Done::PutAside { work, wait } => {
+                    Done::PutAside { work, aside } => {
                         let recipient = &work.delivery.recipient;
-                        let verdict = Verdict::put_aside(recipient.destination.as_deref(), wait);
+                        let verdict = Verdict::put_aside(recipient.destination.as_deref(), aside);
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::Lined(work) => {
@@ -73,6 +73,7 @@ impl Runner {
                 record.work.room = None;
             }
             self.release(&records).await;
+            self.hasten_late_ones(&records);
             for record in records {
                 self.count(&record);
                 match record.write.state {
@@ -143,6 +144,30 @@ impl Runner {
         }
         if writes.iter().any(|write| write.state == State::Pending) {
             self.put_off.notify_one();
+        }
+    }
+
+    /// A destination may have been found to work again just before its last ones were put aside.
+    fn hasten_late_ones(self: &Arc<Self>, records: &[Recorded]) {
+        let waiting = records
+            .iter()
+            .filter(|record| record.write.waits_for == Some(WaitsFor::Destination))
+            .filter_map(|record| record.write.destination.clone());
+        let mut late: Vec<_> = waiting.collect();
+        late.sort_unstable();
+        late.dedup();
+        if late.is_empty() {
+            return;
+        }
+        let open = self.destinations.open();
+        late.retain(|destination| !open.contains(destination));
+        if !late.is_empty() {
+            let runner = self.clone();
+            self.attempts.spawn(async move {
+                for destination in late {
+                    runner.hasten(&destination).await;
+                }
+            });
         }
     }
 

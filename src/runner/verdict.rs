@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use chrono::Utc;
 use herald_contract::Outcome;
+use tokio::time::Instant;
 
+use super::destinations::Aside;
 use crate::backoff::Backoff;
 use crate::store::{State, WaitsFor};
 
@@ -62,11 +64,12 @@ impl Verdict {
         }
     }
 
-    /// Its destination lets nobody through; its turn is after this.
-    pub fn put_aside(destination: Option<&str>, wait: Duration) -> Self {
+    /// Its destination lets it not through now.
+    pub fn put_aside(destination: Option<&str>, aside: Aside) -> Self {
+        let wait = aside.until.saturating_duration_since(Instant::now());
         let cause = format!("waits for {}", destination.unwrap_or_default());
         Self {
-            waits_for: Some(WaitsFor::Destination),
+            waits_for: aside.left_alone.then_some(WaitsFor::Destination),
             ..Self::pending(wait, Some(cause), "deferred")
         }
     }
@@ -249,13 +252,18 @@ mod tests {
         let cause = "busy".to_owned();
         let due = judged(Outcome::Defer { until: past, cause }, 4);
         assert_eq!(due.wait, Duration::ZERO);
-        let aside = Verdict::put_aside(Some("example.dead"), SECOND);
+        let put_aside = |left_alone| {
+            let until = Instant::now() + SECOND;
+            Verdict::put_aside(Some("example.dead"), Aside { until, left_alone })
+        };
+        let (aside, full) = (put_aside(true), put_aside(false));
         assert_eq!(aside.waits_for, Some(WaitsFor::Destination));
+        assert_eq!(full.waits_for, None, "it has a turn of its own");
         let lined = Verdict::lined(true);
         assert_eq!(lined.waits_for, Some(WaitsFor::Order));
         let free = Verdict::lined(false);
         assert_eq!((free.wait, free.waits_for), (Duration::ZERO, None));
-        for verdict in [deferred, due, aside, lined, free] {
+        for verdict in [deferred, due, aside, full, lined, free] {
             assert_eq!((verdict.state, verdict.spends), (State::Pending, false));
         }
     }
