@@ -32,6 +32,9 @@ const VERIFY: Duration = Duration::from_secs(1);
 /// Entries that are kept behind the lowest checkpoint for broadcast readers.
 const KEEP: i64 = 10_000;
 
+/// The stream is trimmed at the latest when this part of its ceiling was appended.
+const CEILING_SHARE: i64 = 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
     /// What it holds must be asked.
@@ -54,6 +57,8 @@ pub(super) struct Publisher<'a> {
     stream: Stream,
     failures: u32,
     next_trim: Instant,
+    /// Appended since the last trim.
+    untrimmed: i64,
 }
 
 impl<'a> Publisher<'a> {
@@ -64,6 +69,7 @@ impl<'a> Publisher<'a> {
             stream: Stream::Lost,
             failures: 0,
             next_trim: Instant::now() + relay.settings.trim_every,
+            untrimmed: 0,
         }
     }
 
@@ -228,6 +234,7 @@ impl<'a> Publisher<'a> {
         };
         self.relay.broker.append(events).await?;
         self.stream = Stream::At(last.seq);
+        self.untrimmed += i64::try_from(events.len()).unwrap_or(i64::MAX);
         self.relay.metrics.stream_seq.set(last.seq);
         self.relay
             .metrics
@@ -238,10 +245,13 @@ impl<'a> Publisher<'a> {
 
     /// What has expired goes from the stream too: every sink has settled it.
     async fn trim(&mut self, feed: &FeedHead) -> Result<(), PublishError> {
-        if Instant::now() < self.next_trim {
+        // Sooner where much was appended, or the ceiling would be passed by far.
+        let much = self.untrimmed > self.relay.settings.refill_max / CEILING_SHARE;
+        if Instant::now() < self.next_trim && !much {
             return Ok(());
         }
         self.next_trim = Instant::now() + self.relay.settings.trim_every;
+        self.untrimmed = 0;
         let settled = self.lowest_checkpoint(feed.seq).await?;
         let settled = settled.min(feed.seq - KEEP).max(feed.expired);
         // Also where nothing is settled: there is the ceiling.

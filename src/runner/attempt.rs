@@ -53,6 +53,12 @@ impl Work {
     fn is_leased(&self) -> bool {
         self.leased_until.is_none_or(|until| Instant::now() < until)
     }
+
+    /// How old the event is.
+    pub(super) fn age(&self) -> Duration {
+        let age = Utc::now() - self.delivery.event.created_at;
+        age.to_std().unwrap_or_default()
+    }
 }
 
 impl Runner {
@@ -224,25 +230,11 @@ impl Runner {
 
     /// Settles what comes too late to be of use.
     async fn still_of_use(&self, work: Work, done: &mpsc::Sender<Done>) -> Option<Work> {
-        if !self.has_expired(&work, Duration::ZERO) {
+        if work.age() <= self.lifetime {
             return Some(work);
         }
-        let age = self.lifetime.unwrap_or_default();
-        let outcome = Outcome::skipped(format!(
-            "expired: older than {}",
-            humantime::format_duration(age)
-        ));
-        let _ = done.send(Done::unattempted(work, outcome)).await;
+        let _ = done.send(Done::Expired(work)).await;
         None
-    }
-
-    /// Whether the event's time is over, or will be after `wait`.
-    pub(super) fn has_expired(&self, work: &Work, wait: Duration) -> bool {
-        let Some(lifetime) = self.lifetime else {
-            return false;
-        };
-        let age = Utc::now() - work.delivery.event.created_at;
-        age.to_std().unwrap_or_default() + wait > lifetime
     }
 
     /// Tells the breakers what came of an attempt.

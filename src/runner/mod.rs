@@ -128,7 +128,7 @@ pub struct Runner {
     rate: Option<tokio::sync::Mutex<Bucket>>,
     destinations: Arc<Destinations>,
     /// How old an event may be, by the sink and its settings.
-    lifetime: Option<Duration>,
+    lifetime: Duration,
 }
 
 /// A delivery on its way through the runner.
@@ -172,6 +172,8 @@ enum Done {
     },
     /// Its destination lets it not through now.
     PutAside { work: Work, aside: Aside },
+    /// It came too late to be of use.
+    Expired(Work),
     /// It is to begin when those before it in its lane are through.
     Lined(Work),
     /// These entries need no delivery.
@@ -210,7 +212,8 @@ impl Runner {
                 .expires_after
                 .into_iter()
                 .chain(sink.lifetime())
-                .min(),
+                .min()
+                .unwrap_or(Duration::MAX),
             settings,
             sink,
             store,

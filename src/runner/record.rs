@@ -52,14 +52,19 @@ impl Runner {
                         let judge = Judge {
                             max_attempts: self.settings.max_attempts,
                             backoff: self.settings.backoff,
+                            lifetime: self.lifetime,
                         };
-                        let expired = |wait| self.has_expired(&work, wait);
-                        let verdict = judge.verdict(outcome, work.spent, expired);
+                        let verdict = judge.verdict(outcome, work.spent, work.age());
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::PutAside { work, aside } => {
                         let recipient = &work.delivery.recipient;
                         let verdict = Verdict::put_aside(recipient.destination.as_deref(), aside);
+                        records.push(Self::conclude(work, verdict));
+                    }
+                    Done::Expired(work) => {
+                        let last = work.history.last().map(|attempt| attempt.cause.clone());
+                        let verdict = Verdict::expired(self.lifetime, last.as_deref());
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::Lined(work) => {

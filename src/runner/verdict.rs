@@ -7,6 +7,7 @@
 //! | gone | gone | yes |
 //! | reject, or the last attempt failed | dead | yes |
 //! | retry that would come too late | skipped, as expired | yes |
+//! | none: it was too late to begin | skipped, as expired | no |
 //! | retry | pending, after the backoff or what the far end wished, if that is longer | yes |
 //! | defer | pending, until then | no |
 
@@ -74,6 +75,21 @@ impl Verdict {
         }
     }
 
+    /// It is too late for an attempt; `last` is why the last one failed, if one was made.
+    pub fn expired(lifetime: Duration, last: Option<&str>) -> Self {
+        let cause = match last {
+            Some(last) => format!("expired before the next attempt; the last one: {last}"),
+            None => format!(
+                "expired before an attempt could begin: older than {}",
+                humantime::format_duration(lifetime)
+            ),
+        };
+        Self {
+            spends: false,
+            ..Self::final_state(State::Skipped, cause, "expired")
+        }
+    }
+
     /// It takes its place in its lane, if it has one.
     pub fn lined(has_lane: bool) -> Self {
         if !has_lane {
@@ -92,17 +108,13 @@ impl Verdict {
 pub(super) struct Judge {
     pub max_attempts: u32,
     pub backoff: Backoff,
+    /// For how long an event is of use.
+    pub lifetime: Duration,
 }
 
 impl Judge {
-    /// The verdict after an attempt with `spent` attempts before it. `expired` says whether the
-    /// event's time will be over after a wait.
-    pub fn verdict(
-        &self,
-        outcome: Outcome,
-        spent: u32,
-        expired: impl Fn(Duration) -> bool,
-    ) -> Verdict {
+    /// The verdict after an attempt with `spent` attempts before it at an event of this `age`.
+    pub fn verdict(&self, outcome: Outcome, spent: u32, age: Duration) -> Verdict {
         let spent = spent.saturating_add(1);
         match outcome {
             Outcome::Delivered { response } => Verdict {
@@ -128,9 +140,11 @@ impl Judge {
                 // The far end's wish is a lower bound; so many come back at the same moment only
                 // if it told them so.
                 let wait = self.backoff.after(spent).max(after.unwrap_or_default());
-                if expired(wait) {
-                    let cause = format!("expired before the next attempt; the last one: {cause}");
-                    return Verdict::final_state(State::Skipped, cause, "expired");
+                if age.saturating_add(wait) > self.lifetime {
+                    return Verdict {
+                        spends: true,
+                        ..Verdict::expired(self.lifetime, Some(&cause))
+                    };
                 }
                 Verdict {
                     spends: true,
@@ -163,8 +177,9 @@ mod tests {
                 max: 60 * SECOND,
                 jitter: false,
             },
+            lifetime: 10 * SECOND,
         };
-        judge.verdict(outcome, spent, |wait| wait > 10 * SECOND)
+        judge.verdict(outcome, spent, Duration::ZERO)
     }
 
     fn retry(after: Option<Duration>) -> Outcome {
@@ -238,6 +253,16 @@ mod tests {
         assert_eq!(found, (State::Skipped, true, "expired"));
         let cause = verdict.cause.expect("a cause");
         assert!(cause.starts_with("expired") && cause.ends_with("451 later"));
+        for (last, told) in [(Some("451 later"), "451 later"), (None, "older than 10s")] {
+            let verdict = Verdict::expired(10 * SECOND, last);
+            let found = (verdict.state, verdict.spends, verdict.label);
+            assert_eq!(found, (State::Skipped, false, "expired"));
+            let cause = verdict.cause.expect("a cause");
+            assert!(
+                cause.starts_with("expired") && cause.ends_with(told),
+                "{cause}"
+            );
+        }
         let last = judged(retry(Some(11 * SECOND)), 4);
         assert_eq!(last.state, State::Dead, "the attempts were spent first");
     }

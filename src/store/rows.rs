@@ -95,6 +95,27 @@ macro_rules! ledger_columns {
 }
 pub(super) use ledger_columns;
 
+/// That no older pending row is before `$row`, an alias of the ledger, in its lane; for PostgreSQL
+/// and SQLite alike. `$schema` is what stands before the table's name.
+macro_rules! none_before {
+    ($schema:literal, $row:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM ",
+            $schema,
+            "deliveries before WHERE before.sink = ",
+            $row,
+            ".sink AND before.recipient = ",
+            $row,
+            ".recipient AND before.order_key = ",
+            $row,
+            ".order_key AND before.state = 'pending' AND before.order_seq < ",
+            $row,
+            ".order_seq)"
+        )
+    };
+}
+pub(super) use none_before;
+
 pub fn parse_ulid(text: &str) -> Result<Ulid, sqlx::Error> {
     Ulid::from_string(text).map_err(|e| sqlx::Error::Decode(Box::new(e)))
 }

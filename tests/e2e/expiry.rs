@@ -31,7 +31,14 @@ async fn mail_that_is_refused_for_too_long_expires_and_is_not_sent_late() {
     let mut smtp = Smtp::start(&python, dir.path()).await;
     let home = Home::new(&Config::embedded().email(smtp.port));
     let herald = home
-        .start_as("herald", &["HERALD_SINKS__EMAIL__EXPIRES_AFTER=2s"])
+        .start_as(
+            "herald",
+            &[
+                "HERALD_SINKS__EMAIL__EXPIRES_AFTER=2s",
+                // With full jitter a few attempts may be over in no time.
+                "HERALD_SINKS__EMAIL__RETRY__MAX_ATTEMPTS=100",
+            ],
+        )
         .await;
     smtp.fail("450 4.2.0 mailbox busy").await;
     let old = emit(&herald.api).await;

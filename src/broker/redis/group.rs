@@ -427,20 +427,24 @@ async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
             let Some(held) = member.upgrade().map(|member| member.held_runs()) else {
                 return;
             };
-            match inner.keep(&group, &member, &held).await {
-                Ok(lost) if lost.is_empty() => {}
-                Ok(lost) => tracing::warn!(group, ?lost, "others took what this process had"),
-                Err(error) => {
-                    tracing::debug!(group, %error, "could not keep what is in delivery");
-                    if let Some(member) = member.upgrade() {
-                        member.doubt();
-                    }
+            if let Err(error) = inner.keep(&group, &member, &held).await {
+                tracing::debug!(group, %error, "could not keep what is in delivery");
+                if let Some(member) = member.upgrade() {
+                    member.doubt();
                 }
             }
             keep_at = Instant::now() + every;
         }
-        if let Err(error) = inner.settled(&group).await {
-            tracing::debug!(group, %error, "could not ask what is settled");
+        match inner.settled(&group).await {
+            // Redis lost the group: what it hands out next may be what this process has.
+            Ok(None) => {
+                if let Some(member) = member.upgrade() {
+                    member.doubt();
+                    keep_at = Instant::now();
+                }
+            }
+            Ok(Some(_)) => {}
+            Err(error) => tracing::debug!(group, %error, "could not ask what is settled"),
         }
     }
 }

@@ -67,9 +67,11 @@ impl Member {
     }
 
     /// Of what is held in the ranges, what is not `lost` was this reader's at `since`; what is
-    /// lost is forgotten, unless it was got again since.
-    pub(super) fn kept(&self, ranges: &[(i64, i64)], since: Instant, lost: &[(i64, i64)]) {
+    /// lost is forgotten, unless it was got again since. Returns how many were: what was
+    /// acknowledged in the meantime is lost, and none of them.
+    pub(super) fn kept(&self, ranges: &[(i64, i64)], since: Instant, lost: &[(i64, i64)]) -> usize {
         let mut held = self.held();
+        let before = held.len();
         for (first, last) in lost {
             for seq in *first..=*last {
                 if held.get(&seq).is_some_and(|at| *at < since) {
@@ -77,11 +79,13 @@ impl Member {
                 }
             }
         }
+        let forgotten = before - held.len();
         for (first, last) in ranges {
             for (_, at) in held.range_mut(first..=last) {
                 *at = since.max(*at);
             }
         }
+        forgotten
     }
 
     /// Forgets these. With `reread` the reader reads again what Redis says is its own, because

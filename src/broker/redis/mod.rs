@@ -228,7 +228,10 @@ impl Inner {
             }
             let answer = reply::ranges(&self.link.script(&call).await?);
             if let Some(member) = member.upgrade() {
-                member.kept(&some, since, &answer);
+                let taken = member.kept(&some, since, &answer);
+                if taken > 0 {
+                    tracing::warn!(group, taken, "others took what this process had");
+                }
             }
             lost.extend(answer);
         }

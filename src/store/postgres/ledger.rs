@@ -8,9 +8,9 @@ use sqlx::postgres::PgRow;
 use ulid::Ulid;
 
 use super::Postgres;
-use super::waiting::none_before;
 use crate::store::rows::{
-    Columns as _, count, history, history_json, ledger_columns, parse_ulid, storable, strings,
+    Columns as _, count, history, history_json, ledger_columns, none_before, parse_ulid, storable,
+    strings,
 };
 use crate::store::{
     DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, StoreError, WaitsFor,
@@ -74,7 +74,7 @@ WITH due AS (
     SELECT event_id, recipient FROM herald.deliveries d
     WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= clock_timestamp()
       AND (order_key IS NULL OR (($4::bigint IS NULL OR order_seq <= $4) AND ",
-    none_before!("d"),
+    none_before!("herald.", "d"),
     "))
     ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), taken AS (

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Postgres;
+use crate::store::rows::none_before;
 use crate::store::{Lane, StoreError};
 
 /// Some at a time, so that no statement is long.
@@ -12,26 +13,6 @@ WHERE (event_id, sink, recipient) IN (
     SELECT event_id, sink, recipient FROM herald.deliveries
     WHERE sink = $1 AND waits_for = 'destination' AND destination = $2
     LIMIT $3 FOR UPDATE SKIP LOCKED)";
-
-/// A row that an older one is before is not the first of its lane.
-macro_rules! none_before {
-    ($row:literal) => {
-        concat!(
-            "NOT EXISTS (
-                SELECT FROM herald.deliveries before
-                WHERE before.sink = ",
-            $row,
-            ".sink AND before.recipient = ",
-            $row,
-            ".recipient AND before.order_key = ",
-            $row,
-            ".order_key AND before.state = 'pending' AND before.order_seq < ",
-            $row,
-            ".order_seq)"
-        )
-    };
-}
-pub(super) use none_before;
 
 const RELEASE: &str = "
 UPDATE herald.deliveries d SET next_attempt_at = clock_timestamp(), waits_for = NULL
@@ -48,7 +29,7 @@ WHERE d.sink = $1 AND d.event_id = first.event_id AND d.recipient = lane.recipie
 const RELEASE_ALL: &str = concat!(
     "UPDATE herald.deliveries d SET next_attempt_at = clock_timestamp(), waits_for = NULL
     WHERE d.sink = $1 AND d.waits_for = 'order' AND ",
-    none_before!("d")
+    none_before!("herald.", "d")
 );
 
 impl Postgres {

@@ -8,10 +8,10 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use ulid::Ulid;
 
-use super::waiting::none_before;
 use super::{Sqlite, json, limited, stamp};
 use crate::store::rows::{
-    Columns as _, count, history, history_json, ledger_columns, parse_ulid, storable, strings,
+    Columns as _, count, history, history_json, ledger_columns, none_before, parse_ulid, storable,
+    strings,
 };
 use crate::store::{
     DeadFilter, Due, LedgerRow, LedgerWrite, SinkCounts, State, StoreError, WaitsFor,
@@ -55,7 +55,7 @@ macro_rules! due {
             "(SELECT o.rowid FROM deliveries o
               WHERE o.sink = ?1 AND o.state = 'pending' AND o.next_attempt_at <= ?2
                 AND (o.order_key IS NULL OR ((?4 IS NULL OR o.order_seq <= ?4) AND ",
-            none_before!("o"),
+            none_before!("", "o"),
             "))
               ORDER BY o.next_attempt_at, o.rowid LIMIT ?3)"
         )

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::{Sqlite, json, limited, stamp};
+use crate::store::rows::none_before;
 use crate::store::{Lane, StoreError};
 
 /// Some at a time, so that no statement is long.
@@ -13,26 +14,6 @@ UPDATE deliveries SET next_attempt_at = ?4, waits_for = NULL
 WHERE rowid IN (
     SELECT rowid FROM deliveries
     WHERE sink = ?1 AND waits_for = 'destination' AND destination = ?2 LIMIT ?3)";
-
-/// A row that an older one is before is not the first of its lane.
-macro_rules! none_before {
-    ($row:literal) => {
-        concat!(
-            "NOT EXISTS (
-                SELECT 1 FROM deliveries before
-                WHERE before.sink = ",
-            $row,
-            ".sink AND before.recipient = ",
-            $row,
-            ".recipient AND before.order_key = ",
-            $row,
-            ".order_key AND before.state = 'pending' AND before.order_seq < ",
-            $row,
-            ".order_seq)"
-        )
-    };
-}
-pub(super) use none_before;
 
 const RELEASE: &str = "
 UPDATE deliveries SET next_attempt_at = ?3, waits_for = NULL
@@ -46,7 +27,7 @@ WHERE waits_for = 'order' AND rowid IN (
 const RELEASE_ALL: &str = concat!(
     "UPDATE deliveries AS d SET next_attempt_at = ?2, waits_for = NULL
     WHERE d.sink = ?1 AND d.waits_for = 'order' AND ",
-    none_before!("d")
+    none_before!("", "d")
 );
 
 impl Sqlite {
