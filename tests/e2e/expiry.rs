@@ -80,7 +80,11 @@ async fn mail_that_waited_too_long_for_its_turn_expires_without_an_attempt() {
     let second = emit(&herald.api).await;
     shown(&home, &first, "delivered").await;
     let delivery = shown(&home, &second, "skipped").await;
-    assert_eq!(text(&delivery, "cause"), "expired: older than 1s");
+    let cause = text(&delivery, "cause");
+    assert!(
+        cause.starts_with("expired") && cause.ends_with("older than 1s"),
+        "{cause}"
+    );
     assert_eq!(delivery["attempts"], 0, "{delivery}");
     assert_eq!(smtp.count(), 1);
 }
