@@ -68,11 +68,13 @@ WITH given AS MATERIALIZED (
 WHERE d.state = 'pending' AND (excluded.state <> 'pending' OR excluded.attempts >= d.attempts)"
 );
 
+/// By `now()`, which bounds the index scan; `clock_timestamp()` changes from row to row, so that
+/// every pending row would be looked at.
 const DUE: &str = concat!(
     "
 WITH due AS (
     SELECT event_id, recipient FROM herald.deliveries d
-    WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= clock_timestamp()
+    WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= now()
       AND (order_key IS NULL OR (($4::bigint IS NULL OR order_seq <= $4) AND ",
     none_before!("herald.", "d"),
     "))
