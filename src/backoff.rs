@@ -1,5 +1,5 @@
-//! Waiting longer after each failure, with full jitter, so that many who failed together do not
-//! come back together.
+//! Waiting longer after each failure, with jitter, so that many who failed together do not come
+//! back together.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ pub struct Backoff {
     pub factor: f64,
     /// The bound grows no further than this.
     pub max: Duration,
-    /// Whether to draw from 0 to the bound (full jitter) or to wait the bound itself.
-    pub jitter: bool,
+    /// How much of the bound is left to chance: from 0, for the bound itself, to 1 (full jitter),
+    /// for anything up to it.
+    pub jitter: f64,
 }
 
 impl Backoff {
@@ -22,7 +23,7 @@ impl Backoff {
         base: Duration::from_millis(50),
         factor: 2.0,
         max: Duration::from_secs(2),
-        jitter: true,
+        jitter: 1.0,
     };
 
     /// The wait after `failures` failures in a row (1 for the first).
@@ -30,11 +31,7 @@ impl Backoff {
         let exponent = f64::from(failures.saturating_sub(1).min(1000));
         let bound = self.base.as_secs_f64() * self.factor.powf(exponent);
         let bound = bound.min(self.max.as_secs_f64());
-        let wait = if self.jitter {
-            bound * rand::random::<f64>()
-        } else {
-            bound
-        };
+        let wait = bound * (1.0 - self.jitter * rand::random::<f64>());
         Duration::try_from_secs_f64(wait).unwrap_or(self.max)
     }
 }
@@ -49,7 +46,7 @@ mod tests {
             base: Duration::from_secs(1),
             factor: 2.0,
             max: Duration::from_secs(10),
-            jitter: false,
+            jitter: 0.0,
         };
         let waits: Vec<u64> = (1..=6).map(|n| backoff.after(n).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
@@ -57,15 +54,18 @@ mod tests {
     }
 
     #[test]
-    fn full_jitter_draws_from_the_whole_range() {
-        let backoff = Backoff {
+    fn jitter_draws_from_its_share_of_the_range() {
+        let mut backoff = Backoff {
             base: Duration::from_secs(8),
             factor: 1.0,
             max: Duration::from_secs(8),
-            jitter: true,
+            jitter: 1.0,
         };
-        let waits: Vec<f64> = (0..1000).map(|_| backoff.after(1).as_secs_f64()).collect();
-        assert!(waits.iter().all(|w| (0.0..=8.0).contains(w)));
-        assert!(waits.iter().any(|w| *w < 1.0) && waits.iter().any(|w| *w > 7.0));
+        for (jitter, least) in [(1.0, 0.0), (0.5, 4.0)] {
+            backoff.jitter = jitter;
+            let waits: Vec<f64> = (0..1000).map(|_| backoff.after(1).as_secs_f64()).collect();
+            assert!(waits.iter().all(|w| (least..=8.0).contains(w)));
+            assert!(waits.iter().any(|w| *w < least + 1.0) && waits.iter().any(|w| *w > 7.0));
+        }
     }
 }

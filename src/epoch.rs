@@ -278,7 +278,8 @@ fn settings(name: &str, table: &SinkTable, config: &Config) -> runner::Settings 
             base: table.breaker.open,
             factor: 2.0,
             max: table.breaker.max_open,
-            jitter: false,
+            // Many destinations that fail for one cause are not tried again all at once.
+            jitter: 0.5,
         },
     };
     runner::Settings {
@@ -290,7 +291,10 @@ fn settings(name: &str, table: &SinkTable, config: &Config) -> runner::Settings 
             base: table.retry.base,
             factor: table.retry.factor,
             max: table.retry.max_delay,
-            jitter: table.retry.jitter == Jitter::Full,
+            jitter: match table.retry.jitter {
+                Jitter::Full => 1.0,
+                Jitter::None => 0.0,
+            },
         },
         max_attempts: table.retry.max_attempts,
         rate: table.rate,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{AtWork, Health, SinkHandle};
@@ -16,8 +16,12 @@ use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Ticks between two counts of the ledger and the outbox, which cost more than a look.
-const COUNT_EVERY: u64 = 5;
+/// Between two counts of the ledger and the outbox, which cost more than a look.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Counts take at most one part of so many of the time, so that others do not notice them, however
+/// much there is to be counted.
+const COUNT_SHARE: u32 = 400;
 
 /// Ticks between two questions to a sink's far end.
 const HEALTH_EVERY: u64 = 15;
@@ -49,13 +53,14 @@ impl Monitor {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.stop.clone();
         let mut ticks = 0_u64;
+        let mut count_at = Instant::now();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = stop.cancelled() => return,
                 () = self.lead_changed() => {}
             }
-            if let Err(error) = self.look(ticks).await {
+            if let Err(error) = self.look(&mut count_at).await {
                 tracing::warn!(error = %error, "the store cannot be looked at");
             }
             if ticks.is_multiple_of(HEALTH_EVERY) {
@@ -75,7 +80,7 @@ impl Monitor {
         }
     }
 
-    async fn look(&mut self, ticks: u64) -> Result<(), StoreError> {
+    async fn look(&mut self, count_at: &mut Instant) -> Result<(), StoreError> {
         let head = self.store.feed_head().await?;
         if self.epoch != head.epoch {
             tracing::warn!(epoch = %head.epoch, "another epoch of the feed has begun: beginning anew");
@@ -128,8 +133,10 @@ impl Monitor {
                 handed.inc_by(new);
             }
         }
-        if ticks.is_multiple_of(COUNT_EVERY) {
+        let began = Instant::now();
+        if began >= *count_at {
             self.count().await?;
+            *count_at = began + COUNT_EVERY.max(began.elapsed() * COUNT_SHARE);
         }
         Ok(())
     }

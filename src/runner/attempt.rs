@@ -9,6 +9,7 @@
 //! 4. it is still of use, and still this process's to make: a process that was stopped for a while
 //!    or cut off finds that another has taken its work.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,11 +66,11 @@ impl Runner {
     /// Begins an attempt at each work as soon as it may, in their order.
     pub(super) async fn begin(self: &Arc<Self>, works: Vec<Work>, done: &mpsc::Sender<Done>) {
         let size = self.sink.batch().max(1);
-        let mut works = works.into_iter();
+        let mut works = VecDeque::from(works);
         loop {
             let mut batch = Vec::new();
             while batch.len() < size
-                && let Some(work) = works.next()
+                && let Some(work) = works.pop_front()
             {
                 match self.clear_the_way(work, done).await {
                     Way::Free(work, visit) => batch.push((work, visit)),
@@ -92,15 +93,19 @@ impl Runner {
             };
             let Ok(permit) = permit else { return };
             let mut still = Vec::with_capacity(batch.len());
-            for (work, visit) in batch {
-                if let Some(work) = self.still_ours(work).await {
-                    still.extend(
+            for (work, visit) in batch.into_iter().rev() {
+                match self.hold(&work) {
+                    Hold::Lost => self.lose(&work),
+                    // It waits with no place in hand, and comes before the others.
+                    Hold::Unsure => works.push_front(work),
+                    Hold::Firm => still.extend(
                         self.still_of_use(work, done)
                             .await
                             .map(|work| (work, visit)),
-                    );
+                    ),
                 }
             }
+            still.reverse();
             if still.is_empty() {
                 continue;
             }
@@ -127,7 +132,10 @@ impl Runner {
     /// Waits while the sink is paused, for its breaker and its rate, and for a place at the
     /// destination.
     async fn clear_the_way(&self, work: Work, done: &mpsc::Sender<Done>) -> Way {
-        if !self.wait_while_paused().await || !self.wait_for_breaker().await {
+        if !self.wait_while_paused().await
+            || !self.wait_until_sure(&work).await
+            || !self.wait_for_breaker().await
+        {
             return Way::Stopped(work);
         }
         if self.gate() == Gate::Away {
@@ -156,9 +164,7 @@ impl Runner {
 
     /// Another process does the work now.
     async fn let_go(&self, work: Work, done: &mpsc::Sender<Done>) {
-        if let Some(entry) = &work.entry {
-            self.under_way().remove(&entry.seq);
-        }
+        self.lose(&work);
         give_back([work].into_iter(), done).await;
     }
 
@@ -211,21 +217,31 @@ impl Runner {
         None
     }
 
-    /// Waits until it is sure whose the work is; `None` when it is another process's by now.
-    async fn still_ours(&self, work: Work) -> Option<Work> {
-        let Some(entry) = &work.entry else {
+    /// Whose the work is.
+    fn hold(&self, work: &Work) -> Hold {
+        match &work.entry {
+            Some(entry) => self.broker.hold(&self.settings.name, entry.seq),
             // It is due again when the lease is over.
-            return work.is_leased().then_some(work);
-        };
-        loop {
-            match self.broker.hold(&self.settings.name, entry.seq) {
-                Hold::Firm => return Some(work),
-                Hold::Unsure if !self.stop.is_cancelled() => tokio::time::sleep(LOOK).await,
-                Hold::Unsure | Hold::Lost => break,
+            None if work.is_leased() => Hold::Firm,
+            None => Hold::Lost,
+        }
+    }
+
+    /// Waits until it is sure whose the work is; `false` when the sink is stopped first.
+    async fn wait_until_sure(&self, work: &Work) -> bool {
+        while self.hold(work) == Hold::Unsure {
+            if timeout(LOOK, self.stop.cancelled()).await.is_ok() {
+                return false;
             }
         }
-        self.under_way().remove(&entry.seq);
-        None
+        true
+    }
+
+    /// Another process has the work by now.
+    fn lose(&self, work: &Work) {
+        if let Some(entry) = &work.entry {
+            self.under_way().remove(&entry.seq);
+        }
     }
 
     /// Settles what comes too late to be of use.
@@ -283,9 +299,9 @@ impl Runner {
         }
     }
 
-    /// The one that found out in vain comes back in its own time, perhaps much later: another is
-    /// to find out next.
-    async fn send_scout(&self, destination: &str, until: Instant) {
+    /// Has one of those that wait for a destination find out whether it works again. One that
+    /// found out in vain comes back in its own time, perhaps much later.
+    pub(super) async fn send_scout(&self, destination: &str, until: Instant) {
         let name = &self.settings.name;
         let wait = until.saturating_duration_since(Instant::now());
         match self.store.ledger_hasten(name, destination, wait, 1).await {

@@ -137,7 +137,7 @@ mod tests {
                 base: 5 * SECOND,
                 factor: 2.0,
                 max: 15 * SECOND,
-                jitter: false,
+                jitter: 0.0,
             },
         })
     }

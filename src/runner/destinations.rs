@@ -7,8 +7,8 @@
 //!
 //! Where a destination is left alone, one of those that wait for it, the scout, comes back when it
 //! is time to find out. The others are let in when it works again: then all that waits for it is
-//! due. That can be missed (the process died), so they come back by themselves as well, but few at
-//! a time over all destinations: each that comes in vain costs two writes.
+//! due. The process that would find out may die, so every process sends scouts now and then to
+//! what is waited for and not left alone by itself. They come back by themselves as well, late.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{self, Breaker, Pass};
+use super::later::Later;
 use super::rate::Bucket;
 use crate::config::Rate;
 
@@ -27,17 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// After a wait in vain the next ones are put aside at once, for this long.
 const IMPATIENT: Duration = Duration::from_secs(1);
 
-/// When the first of them comes back by itself.
-const SOONEST: Duration = Duration::from_secs(10);
-
-/// Those that come back by themselves, every second.
-const IN_VAIN: u32 = 100;
-
-/// None waits for longer, however many wait.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
-
 /// More than this many are not remembered while nothing is under way there.
-const MAX_REMEMBERED: usize = 10_000;
+pub const MAX_REMEMBERED: usize = 10_000;
 
 /// What holds for each destination.
 #[derive(Debug, Clone, Copy)]
@@ -68,15 +60,9 @@ struct Destination {
     turn: Instant,
     /// Whether one is to be there when its breaker lets one through.
     scouted: bool,
+    /// Whether something waits for it since a time before this process knew it.
+    awaited: bool,
     impatient_until: Instant,
-}
-
-/// The turns of those that come back by themselves.
-#[derive(Debug)]
-struct Later {
-    turn: Instant,
-    /// How many have this turn.
-    taken: u32,
 }
 
 /// Who cannot enter comes back later.
@@ -125,11 +111,15 @@ impl Visit {
         let here = known.get_mut(&self.name)?;
         here.typical = (here.typical * 7 + took) / 8;
         let change = match report {
-            Report::Works if here.breaker.succeeded() => {
+            Report::Works => {
+                let awaited = std::mem::take(&mut here.awaited);
+                if !here.breaker.succeeded() && !awaited {
+                    return None;
+                }
                 here.turn = now;
                 Change::Closed
             }
-            Report::Works | Report::Nothing => return None,
+            Report::Nothing => return None,
             Report::Fails => {
                 let probed = here.breaker.is_probing();
                 let opened = here.breaker.failed(now);
@@ -144,7 +134,7 @@ impl Visit {
             }
         };
         if change == Change::Closed && !known.values().any(|there| there.breaker.is_open()) {
-            self.destinations.later().turn = now;
+            *self.destinations.later() = Later::new(now);
         }
         Some(change)
     }
@@ -174,12 +164,14 @@ impl Destination {
             typical: Duration::from_millis(10),
             turn: now,
             scouted: false,
+            awaited: false,
             impatient_until: now,
         }
     }
 
     fn is_new(&self, now: Instant) -> bool {
         self.under_way == 0
+            && !self.awaited
             && self.breaker.is_new()
             && self.turn <= now
             && self.impatient_until <= now
@@ -225,35 +217,12 @@ impl Destination {
     }
 }
 
-impl Later {
-    /// Whole seconds: those of one turn come back in few looks at the ledger.
-    fn take_turn(&mut self, now: Instant) -> Instant {
-        if self.turn <= now || self.turn > now + LONGEST {
-            *self = Self {
-                turn: now + SOONEST,
-                taken: 0,
-            };
-        }
-        if self.taken == IN_VAIN {
-            *self = Self {
-                turn: self.turn + Duration::from_secs(1),
-                taken: 0,
-            };
-        }
-        self.taken += 1;
-        self.turn
-    }
-}
-
 impl Destinations {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             known: Mutex::default(),
-            later: Mutex::new(Later {
-                turn: Instant::now(),
-                taken: 0,
-            }),
+            later: Mutex::new(Later::new(Instant::now())),
             left: Notify::new(),
         }
     }
@@ -321,6 +290,17 @@ impl Destinations {
         }
     }
 
+    /// Something waits for this destination. Whether one is to be sent to find out: not where it
+    /// is left alone, for then one is.
+    pub fn await_news(&self, name: &str) -> bool {
+        let mut known = self.known();
+        let here = known
+            .entry(name.into())
+            .or_insert_with(|| Destination::new(&self.limits));
+        here.awaited = !here.breaker.is_open();
+        here.awaited
+    }
+
     /// Those that are left alone now.
     pub fn open(&self) -> Vec<Arc<str>> {
         let known = self.known();
@@ -331,6 +311,7 @@ impl Destinations {
 
 #[cfg(test)]
 mod tests {
+    use super::super::later::IN_VAIN;
     use super::*;
     use crate::backoff::Backoff;
 
@@ -346,7 +327,7 @@ mod tests {
                     base: 5 * SECOND,
                     factor: 2.0,
                     max: 60 * SECOND,
-                    jitter: false,
+                    jitter: 0.0,
                 },
             },
         }))
@@ -364,7 +345,7 @@ mod tests {
         let turns =
             [all.enter(&dead).await, all.enter(&dead).await].map(|r| r.expect_err("dead").until);
         assert_eq!(turns[0], begin + 5 * SECOND, "one is to find out");
-        assert_eq!(turns[1], begin + SOONEST, "the others look now and then");
+        assert!(turns[1] > turns[0], "the others look now and then");
         assert_eq!(Instant::now(), begin, "nobody waits for it");
         assert!(all.enter(&alive).await.is_ok());
         assert_eq!(all.open(), std::slice::from_ref(&dead));
@@ -411,6 +392,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_waited_before_this_process_knew_of_it_is_let_in_by_the_first_that_works() {
+        let all = destinations(4, None);
+        let name: Arc<str> = "awaited".into();
+        let (works, fails) = (Report::Works, Report::Fails);
+        assert!(all.await_news(&name), "one is to find out");
+        let visit = all.enter(&name).await.expect("not left alone here");
+        assert_eq!(visit.end(fails, SECOND), None);
+        assert!(all.await_news(&name), "another one");
+        let visit = all.enter(&name).await.expect("not left alone here");
+        assert_eq!(visit.end(fails, SECOND), Some(Change::Opened));
+        assert!(!all.await_news(&name), "its own scouts find out now");
+
+        tokio::time::advance(6 * SECOND).await;
+        let visit = all.enter(&name).await.expect("a scout");
+        assert_eq!(visit.end(works, SECOND), Some(Change::Closed));
+        assert!(all.await_news(&name));
+        let visit = all.enter(&name).await.expect("it works");
+        assert_eq!(visit.end(works, SECOND), Some(Change::Closed));
+        let visit = all.enter(&name).await.expect("it works");
+        assert_eq!(visit.end(works, SECOND), None, "nothing waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn of_those_that_wait_few_come_back_at_a_time_whatever_they_wait_for() {
         let all = destinations(4, None);
         let mut turns = HashMap::<Instant, u32>::new();
@@ -424,7 +428,7 @@ mod tests {
                 *turns.entry(turn).or_default() += 1;
             }
         }
-        assert_eq!(turns.len(), 5);
+        assert_eq!(turns.len(), 500 / IN_VAIN as usize);
         assert!(turns.values().all(|taken| *taken == IN_VAIN));
     }
 

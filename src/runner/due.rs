@@ -7,6 +7,7 @@ use herald_contract::{Delivery, Recipient};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::destinations::MAX_REMEMBERED;
 use super::{Done, Runner, Work};
 use crate::broker::BrokerError;
 use crate::store::Due;
@@ -17,7 +18,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks where what is due may not begin yet.
 const SOON: Duration = Duration::from_millis(20);
 
-/// How often lanes are looked through for what a crash left waiting in them.
+/// What is due within this time is taken in one look.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How often it is looked for what a crash left waiting: in lanes, and for destinations.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// Longer than any attempt that may be under way when the lease begins, twice.
@@ -76,7 +80,7 @@ impl Runner {
         }
         let wait = self.store.ledger_wait(name).await?;
         if wait != Some(Duration::ZERO) {
-            return Ok(wait.unwrap_or(LOOK).min(LOOK));
+            return Ok(wait.unwrap_or(LOOK).clamp(GATHER, LOOK));
         }
         let mut upto = None;
         if self.settings.order.is_some() {
@@ -100,8 +104,19 @@ impl Runner {
     }
 
     async fn sweep(&self) {
-        if let Err(error) = self.store.ledger_release_all(&self.settings.name).await {
+        let name = &self.settings.name;
+        if let Err(error) = self.store.ledger_release_all(name).await {
             self.failed("cannot look through what waits in order", &error);
+        }
+        match self.store.ledger_awaited(name, MAX_REMEMBERED).await {
+            Ok(awaited) => {
+                for destination in awaited {
+                    if self.destinations.await_news(&destination) {
+                        self.send_scout(&destination, Instant::now()).await;
+                    }
+                }
+            }
+            Err(error) => self.failed("cannot look through what waits for destinations", &error),
         }
     }
 }

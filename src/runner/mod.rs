@@ -27,6 +27,7 @@ mod dead;
 mod destinations;
 mod dispatch;
 mod due;
+mod later;
 mod order;
 mod rate;
 mod record;

@@ -1,6 +1,7 @@
 //! From outcomes to the ledger, and only then to the stream's acknowledgement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
 use tokio::sync::mpsc;
@@ -16,6 +17,9 @@ const HISTORY: usize = 20;
 
 /// Longest cause or answer that is kept, in characters.
 const MAX_TEXT: usize = 1000;
+
+/// What expires comes back so much later.
+const TICK: Duration = Duration::from_millis(1);
 
 /// How often an acknowledgement is tried. An entry that is not acknowledged is handed out again,
 /// and the ledger then knows it.
@@ -59,7 +63,11 @@ impl Runner {
                     }
                     Done::PutAside { work, aside } => {
                         let recipient = &work.delivery.recipient;
-                        let verdict = Verdict::put_aside(recipient.destination.as_deref(), aside);
+                        let mut verdict =
+                            Verdict::put_aside(recipient.destination.as_deref(), aside);
+                        // It comes back for its end, at the latest.
+                        let left = self.lifetime.saturating_sub(work.age());
+                        verdict.wait = verdict.wait.min(left + TICK);
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::Expired(work) => {

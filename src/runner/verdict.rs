@@ -175,7 +175,7 @@ mod tests {
                 base: SECOND,
                 factor: 2.0,
                 max: 60 * SECOND,
-                jitter: false,
+                jitter: 0.0,
             },
             lifetime: 10 * SECOND,
         };

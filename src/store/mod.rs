@@ -252,6 +252,9 @@ pub trait Store: Feed {
         limit: usize,
     ) -> Result<u64, StoreError>;
 
+    /// The destinations that something waits for, at most `limit`.
+    async fn ledger_awaited(&self, sink: &str, limit: usize) -> Result<Vec<String>, StoreError>;
+
     /// Makes due the first pending row of each lane, where it waits for those before it. Call it
     /// after whatever was recorded of these lanes is committed.
     async fn ledger_release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError>;

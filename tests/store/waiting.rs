@@ -71,6 +71,10 @@ pub async fn what_waits_for_a_destination_is_due_when_it_is_hastened(f: Arc<Fixt
     record(&f, &writes).await;
     assert!(due(&f, None).await.is_empty());
     let store = &f.store;
+    let awaited = async |sink, limit| store.ledger_awaited(sink, limit).await.expect("looked");
+    assert_eq!(awaited("email", 10).await, ["dead.test", "other.test"]);
+    assert_eq!(awaited("email", 1).await, ["dead.test"]);
+    assert!(awaited("push", 10).await.is_empty());
     let hasten = async |limit| {
         let hastened = store.ledger_hasten("email", "dead.test", Duration::ZERO, limit);
         hastened.await.expect("hastened")
@@ -78,6 +82,7 @@ pub async fn what_waits_for_a_destination_is_due_when_it_is_hastened(f: Arc<Fixt
     assert_eq!(hasten(1).await, 1);
     assert_eq!(hasten(10).await, 1);
     assert_eq!(hasten(10).await, 0, "what was hastened waits no more");
+    assert_eq!(awaited("email", 10).await, ["other.test"]);
     let taken = due(&f, None).await;
     assert_eq!(seqs(&taken), [events[0].seq, events[2].seq]);
     assert_eq!(taken[0].destination.as_deref(), Some("dead.test"));

@@ -14,6 +14,20 @@ WHERE (event_id, sink, recipient) IN (
     WHERE sink = $1 AND waits_for = 'destination' AND destination = $2
     LIMIT $3 FOR UPDATE SKIP LOCKED)";
 
+/// From one destination to the next by the index, so that it costs as many looks as there are
+/// destinations, however much waits for each.
+const AWAITED: &str = "
+WITH RECURSIVE awaited (destination) AS (
+    SELECT min(destination) FROM herald.deliveries
+    WHERE sink = $1 AND waits_for = 'destination'
+    UNION ALL
+    SELECT (SELECT min(d.destination) FROM herald.deliveries d
+            WHERE d.sink = $1 AND d.waits_for = 'destination'
+              AND d.destination > awaited.destination)
+    FROM awaited WHERE awaited.destination IS NOT NULL
+)
+SELECT destination FROM awaited WHERE destination IS NOT NULL LIMIT $2";
+
 const RELEASE: &str = "
 UPDATE herald.deliveries d SET next_attempt_at = clock_timestamp(), waits_for = NULL
 FROM unnest($2::text[], $3::text[]) AS lane (recipient, key)
@@ -48,6 +62,18 @@ impl Postgres {
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())
+    }
+
+    pub(super) async fn awaited(
+        &self,
+        sink: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar(AWAITED)
+            .bind(sink)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     pub(super) async fn release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {

@@ -284,6 +284,10 @@ impl Store for Sqlite {
             .await
     }
 
+    async fn ledger_awaited(&self, sink: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.within(self.awaited(sink, limit)).await
+    }
+
     async fn ledger_release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {
         self.within(self.release(sink, lanes)).await
     }

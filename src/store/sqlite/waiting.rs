@@ -15,6 +15,20 @@ WHERE rowid IN (
     SELECT rowid FROM deliveries
     WHERE sink = ?1 AND waits_for = 'destination' AND destination = ?2 LIMIT ?3)";
 
+/// From one destination to the next by the index, so that it costs as many looks as there are
+/// destinations, however much waits for each.
+const AWAITED: &str = "
+WITH RECURSIVE awaited (destination) AS (
+    SELECT min(destination) FROM deliveries
+    WHERE sink = ?1 AND waits_for = 'destination'
+    UNION ALL
+    SELECT (SELECT min(d.destination) FROM deliveries d
+            WHERE d.sink = ?1 AND d.waits_for = 'destination'
+              AND d.destination > awaited.destination)
+    FROM awaited WHERE awaited.destination IS NOT NULL
+)
+SELECT destination FROM awaited WHERE destination IS NOT NULL LIMIT ?2";
+
 const RELEASE: &str = "
 UPDATE deliveries SET next_attempt_at = ?3, waits_for = NULL
 WHERE waits_for = 'order' AND rowid IN (
@@ -46,6 +60,18 @@ impl Sqlite {
             .execute(&self.writer)
             .await?;
         Ok(done.rows_affected())
+    }
+
+    pub(super) async fn awaited(
+        &self,
+        sink: &str,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar(AWAITED)
+            .bind(sink)
+            .bind(limited(limit))
+            .fetch_all(&self.writer)
+            .await?)
     }
 
     pub(super) async fn release(&self, sink: &str, lanes: &[Lane]) -> Result<u64, StoreError> {
