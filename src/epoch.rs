@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Router;
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
@@ -103,7 +102,7 @@ impl Epoch {
         ] {
             if let Some(listener) = listener {
                 let listener = TcpListener::from_std(listener.try_clone()?)?;
-                tasks.spawn(serve(listener, router, self.stop.clone(), drain));
+                tasks.spawn(http::serve(listener, router, self.stop.clone(), drain));
             }
         }
         if roles.relay {
@@ -312,32 +311,5 @@ fn settings(name: &str, table: &SinkTable, config: &Config) -> runner::Settings 
         order: (table.ordering == Ordering::Key)
             .then(|| runner::OrderKey::new(&table.ordering_key)),
         dead_letter_tenant: config.dead_letters.tenant.as_deref().map(Arc::from),
-    }
-}
-
-/// Answers requests until `stop`, and then those under way for at most `drain`.
-async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-    drain: Duration,
-) -> anyhow::Result<()> {
-    // Small frames must not wait for an acknowledgement (Nagle's algorithm).
-    let listener = listener.tap_io(|connection| {
-        let _ = connection.set_nodelay(true);
-    });
-    let stopped = stop.clone();
-    let serving = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { stopped.cancelled().await });
-    let deadline = async {
-        stop.cancelled().await;
-        sleep(drain).await;
-    };
-    tokio::select! {
-        served = serving => served.context("the HTTP server failed"),
-        () = deadline => {
-            tracing::warn!("requests under way were cut off");
-            Ok(())
-        }
     }
 }

@@ -6,6 +6,7 @@ mod emit;
 mod events;
 mod health;
 mod layers;
+mod server;
 mod sinks;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::broker::Broker;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 
+pub use server::serve;
 pub use sinks::{AtWork, Health, SinkHandle};
 
 /// What the routes share.

@@ -4,7 +4,9 @@
 mod access;
 mod params;
 mod problem;
+mod takeover;
 
 pub use access::{Access, Scope};
 pub use params::{Body, Params, Segment};
 pub use problem::Problem;
+pub use takeover::{Takeover, Writing};

@@ -1,100 +1,58 @@
 //! What one client gets, in which order: first history, then live.
 //!
 //! ```text
-//!            join the ring at head h
-//! connect ─────────▶ Replay { upto: h } ── all of it sent ──▶ Live ── hub closed ──▶ Ended
-//!                      ▲       │                               │                      ▲
-//!                      │       └── database away for 30 s, or hub closed ─────────────┤
-//!                      └────── too slow for the ring: join again at the new head ─────┘
+//!            join the log at head h
+//! connect ─────────▶ Behind ◀──── the log has let go of what comes next
+//!                      │  ▲
+//!      a page of history  │                    hub closed, and all of the log handed out
+//!                      ▼  │                                  │
+//!                     In the log ────────────────────────────┴─▶ Ended
 //! ```
 //!
 //! Invariants:
 //! 1. `position` only grows. Everything of the tenant's with `seq <= position` that passes the
 //!    filter has been handed out; nothing after it has.
-//! 2. The ring is joined before history is read, so what is published meanwhile waits in it.
-//! 3. What the ring repeats (`seq <= position`) is skipped; what the ring has lost is read from
-//!    history again, from `position` on. So nothing is lost and nothing comes twice, however slow
-//!    the client is, and it costs one page and one ring at most.
-//! 4. Where events expire before they were read, the client is told so before it gets the oldest
+//! 2. The log is joined before history is read, so what is published meanwhile is in it, or it says
+//!    that the client is behind. So nothing is lost and nothing comes twice, however slow the
+//!    client is, and what it costs is what is being written to it.
+//! 3. Where events expire before they were read, the client is told so before it gets the oldest
 //!    ones that are kept. A heartbeat moves `position` too, so that a client of a quiet tenant
 //!    does not seem to be as far behind as its last event is old.
 //!
-//! It knows nothing of how events are written to the client.
+//! It knows nothing of how bytes get to the client.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use herald_contract::{Event, TypeFilter};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use bytes::Bytes;
+use herald_contract::Unavailable;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 
-use crate::frame::Frame;
-use crate::history::{Reader, Stretch};
-use crate::hub::{Hub, Ring, Signal};
+use crate::admission::Admission;
+use crate::chunk::{Chunk, SIZE};
+use crate::frame::{EXPIRED, HEARTBEAT, farewell};
+use crate::history::Reader;
+use crate::hub::{Hub, Member};
+use crate::log::Found;
 
 pub struct Client {
-    hub: Arc<Hub>,
+    pub hub: Arc<Hub>,
     reader: Arc<Reader>,
-    tenant: Arc<str>,
-    types: TypeFilter,
+    admission: Admission,
+    member: Member,
+    /// What it gets before all else.
+    opening: Option<Bytes>,
     position: i64,
     /// Whether the first page is still to come and is to begin with the oldest event there is.
     from_oldest: bool,
-    ring: Ring,
-    stage: Stage,
-}
-
-enum Stage {
-    Replay {
-        /// Events up to here come from history, later ones through the ring.
-        upto: i64,
-        page: std::vec::IntoIter<Arc<Event>>,
-        /// Whether no page follows this one.
-        last: bool,
-        /// Whether the client is still to be told that events before this page have expired.
-        hole: bool,
-    },
-    Live,
-    Ended,
-}
-
-impl Stage {
-    fn replay(position: i64, head: i64) -> Self {
-        if head <= position {
-            return Self::Live;
-        }
-        Self::Replay {
-            upto: head,
-            page: Vec::new().into_iter(),
-            last: false,
-            hole: false,
-        }
-    }
-}
-
-/// What the ring said, whether it was waited for or not.
-enum Ringing {
-    Signal(Signal),
-    Nothing,
-    /// It is no longer whole: join again.
-    Broken,
-}
-
-impl From<Result<Signal, TryRecvError>> for Ringing {
-    fn from(result: Result<Signal, TryRecvError>) -> Self {
-        match result {
-            Ok(signal) => Self::Signal(signal),
-            Err(TryRecvError::Empty) => Self::Nothing,
-            Err(TryRecvError::Lagged(_) | TryRecvError::Closed) => Self::Broken,
-        }
-    }
-}
-
-impl From<Result<Signal, RecvError>> for Ringing {
-    fn from(result: Result<Signal, RecvError>) -> Self {
-        match result {
-            Ok(signal) => Self::Signal(signal),
-            Err(RecvError::Lagged(_) | RecvError::Closed) => Self::Broken,
-        }
-    }
+    /// A page that is being read: by a task of its own, for others may wait for it who are polled
+    /// when this client is not.
+    page: Option<JoinHandle<Result<Arc<Chunk>, Unavailable>>>,
+    /// Whether what was handed out last is a page of history.
+    behind: bool,
+    ended: bool,
 }
 
 impl Client {
@@ -102,137 +60,123 @@ impl Client {
     pub fn new(
         hub: Arc<Hub>,
         reader: Arc<Reader>,
-        tenant: Arc<str>,
-        types: TypeFilter,
-        (ring, head): (Ring, i64),
+        admission: Admission,
+        (member, head): (Member, i64),
         position: i64,
+        opening: Bytes,
     ) -> Self {
-        let stage = Stage::replay(position, head);
         Self {
             hub,
             reader,
-            tenant,
-            types,
+            admission,
+            member,
+            opening: Some(opening),
             position,
-            from_oldest: position == 0 && matches!(stage, Stage::Replay { .. }),
-            ring,
-            stage,
+            from_oldest: position == 0 && head > 0,
+            page: None,
+            behind: false,
+            ended: false,
         }
     }
 
-    /// The next signal; `None` at the end. Waits, and may be dropped while it waits.
-    pub async fn next(&mut self) -> Option<Signal> {
-        loop {
-            if let Some(signal) = self.ready() {
-                return Some(signal);
-            }
-            match &self.stage {
-                Stage::Replay { .. } => self.turn_page().await,
-                Stage::Live => {
-                    let ringing = self.ring.recv().await.into();
-                    if let Some(signal) = self.heard(ringing) {
-                        return Some(signal);
-                    }
-                }
-                Stage::Ended => return None,
-            }
+    /// Adds what is at hand to `out`, about one chunk of it; `false` at the end. Waits when there
+    /// is nothing.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
+        self.behind = false;
+        if let Some(opening) = self.opening.take() {
+            out.push(opening);
+            return Poll::Ready(true);
         }
-    }
-
-    /// The next signal, if it is at hand.
-    pub fn ready(&mut self) -> Option<Signal> {
         loop {
-            match &mut self.stage {
-                Stage::Replay { page, hole, .. } => {
-                    if std::mem::take(hole) {
-                        return Some(Signal::Expired);
-                    }
-                    let event = page.next()?;
-                    self.position = event.seq;
-                    return Some(Signal::Event(Arc::new(Frame::new(&event))));
-                }
-                Stage::Live => match self.ring.try_recv().into() {
-                    Ringing::Nothing => return None,
-                    ringing => {
-                        if let Some(signal) = self.heard(ringing) {
-                            return Some(signal);
+            if self.ended {
+                return Poll::Ready(false);
+            }
+            if let Some(page) = &mut self.page {
+                let page = ready!(Pin::new(page).poll(cx));
+                self.page = None;
+                match page.unwrap_or_else(|failed| Err(Unavailable(failed.to_string()))) {
+                    Ok(page) => {
+                        if !std::mem::take(&mut self.from_oldest) && page.expired > self.position {
+                            out.push(EXPIRED);
                         }
+                        self.behind = true;
+                        self.hand_out(&page, out);
                     }
-                },
-                Stage::Ended => return None,
-            }
-        }
-    }
-
-    /// Takes what the ring said; `None` when it is nothing for this client.
-    fn heard(&mut self, ringing: Ringing) -> Option<Signal> {
-        match ringing {
-            Ringing::Signal(Signal::Event(frame)) => {
-                if frame.seq <= self.position {
-                    return None;
+                    Err(cause) => {
+                        if !self.hub.is_closed() {
+                            tracing::warn!(%cause, "a replay ends early; the client comes back with its cursor");
+                        }
+                        self.end(out);
+                    }
                 }
-                self.position = frame.seq;
-                self.types
-                    .matches(&frame.kind)
-                    .then_some(Signal::Event(frame))
+            } else {
+                self.look(cx, out);
+                if self.page.is_none() && out.is_empty() {
+                    return Poll::Pending;
+                }
             }
-            Ringing::Signal(Signal::Heartbeat(head)) => {
-                self.position = self.position.max(head);
-                Some(Signal::Heartbeat(head))
-            }
-            Ringing::Signal(Signal::Expired) | Ringing::Nothing => None,
-            Ringing::Broken => {
-                self.join_again();
-                None
+            if !out.is_empty() {
+                return Poll::Ready(true);
             }
         }
     }
 
-    fn join_again(&mut self) {
-        match self.hub.join(&self.tenant) {
-            Some((ring, head)) => {
-                self.ring = ring;
-                self.stage = Stage::replay(self.position, head);
+    /// Takes what the log has, up to about one chunk.
+    fn look(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) {
+        let mut size = 0;
+        while size < SIZE {
+            let member = &mut self.member;
+            match member.log.look(self.position, &mut member.ticket, cx) {
+                Found::Chunk(chunk) => {
+                    if size > 0 && size + chunk.size() > SIZE {
+                        return;
+                    }
+                    size += self.hand_out(&chunk, out);
+                }
+                Found::Behind if size == 0 => {
+                    let (hub, reader) = (self.hub.clone(), self.reader.clone());
+                    let (log, position) = (member.log.clone(), self.position);
+                    self.page = Some(tokio::spawn(async move {
+                        tokio::select! {
+                            biased;
+                            () = hub.closed() => Err(Unavailable("herald stops".into())),
+                            page = reader.replay(&hub, &log, position) => page,
+                        }
+                    }));
+                    return;
+                }
+                Found::Beat(head) if size == 0 => {
+                    self.position = self.position.max(head);
+                    return out.push(HEARTBEAT);
+                }
+                Found::Nothing if size == 0 && self.hub.is_closed() => return self.end(out),
+                Found::Behind | Found::Beat(_) | Found::Nothing => return,
             }
-            None => self.stage = Stage::Ended,
         }
     }
 
-    /// Fetches the next page, or goes live after the last.
-    async fn turn_page(&mut self) {
-        let Stage::Replay { upto, last, .. } = self.stage else {
-            return;
-        };
-        if last {
-            self.position = self.position.max(upto);
-            self.stage = Stage::Live;
-            return;
+    fn hand_out(&mut self, chunk: &Chunk, out: &mut Vec<Bytes>) -> usize {
+        let (bytes, events) = chunk.after(self.position);
+        let size = bytes.len();
+        if size > 0 {
+            out.push(bytes);
         }
-        let stretch = Stretch {
-            tenant: &self.tenant,
-            types: &self.types,
-            after: self.position,
-            upto,
-            from_oldest: self.from_oldest,
-        };
-        let page = tokio::select! {
-            biased;
-            () = self.hub.closed() => None,
-            page = self.reader.page(stretch) => Some(page),
-        };
-        self.from_oldest = false;
-        self.stage = match page {
-            Some(Ok(page)) => Stage::Replay {
-                upto,
-                page: page.events.into_iter(),
-                last: page.last,
-                hole: page.hole,
-            },
-            Some(Err(cause)) => {
-                tracing::warn!(%cause, "a replay ends early; the client comes back with its cursor");
-                Stage::Ended
-            }
-            None => Stage::Ended,
-        };
+        self.position = chunk.to;
+        self.admission.count(events);
+        size
+    }
+
+    fn end(&mut self, out: &mut Vec<Bytes>) {
+        self.ended = true;
+        out.push(farewell());
+    }
+
+    /// A turn to be written what was handed out last; at once where that is live. Others have
+    /// theirs when it is dropped.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        match self.behind {
+            true => self.reader.turn().await,
+            false => None,
+        }
     }
 }

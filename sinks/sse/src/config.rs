@@ -5,8 +5,9 @@ use std::time::Duration;
 use herald_contract::{Fault, SinkConfig, duration};
 use serde::{Deserialize, Serialize};
 
-/// The largest ring. Each tenant with clients has one, and a slot takes 40 bytes even when empty.
 const MAX_BUFFER: usize = 1 << 16;
+/// Room for a few events of the largest size.
+const MIN_MEMORY: usize = 1 << 22;
 const MAX_REPLAY_PAGE: usize = 10_000;
 
 /// How `GET /sse` serves its clients.
@@ -19,9 +20,15 @@ pub struct Config {
     /// How long a client waits before it connects again; each is told a time within ±50 % of it.
     #[serde(with = "duration")]
     pub reconnect: Duration,
-    /// Events a tenant's ring holds, rounded up to a power of two. A client that falls further
-    /// behind reads from the database until it has caught up.
+    /// Events of a stream (a tenant and a filter) that are kept in memory while it has clients. A
+    /// client that falls further behind reads from the database until it has caught up.
     pub buffer: usize,
+    /// What the frames of all streams may take in memory, in bytes. Beyond that less is kept of
+    /// each, replays wait, and clients that do not read are sent away.
+    pub memory_bytes: usize,
+    /// A client that takes nothing for so long is sent away; it comes back with its cursor.
+    #[serde(with = "duration")]
+    pub send_timeout: Duration,
     /// Clients connected at once; those beyond are told to come back later.
     pub max_clients: usize,
     /// Events that one query reads while a client catches up; it holds them until they are sent.
@@ -34,6 +41,8 @@ impl Default for Config {
             heartbeat: Duration::from_secs(15),
             reconnect: Duration::from_secs(2),
             buffer: 1024,
+            memory_bytes: 64 << 20,
+            send_timeout: Duration::from_secs(60),
             max_clients: 10_000,
             replay_page: 500,
         }
@@ -63,6 +72,16 @@ impl SinkConfig for Config {
             "buffer",
             (1..=MAX_BUFFER).contains(&self.buffer),
             "must be from 1 to 65536 events",
+        );
+        check(
+            "memory_bytes",
+            self.memory_bytes >= MIN_MEMORY,
+            "must be at least 4194304 (4 MiB)",
+        );
+        check(
+            "send_timeout",
+            (second..=second * 3600).contains(&self.send_timeout),
+            "must be from \"1s\" to \"1h\"",
         );
         check("max_clients", self.max_clients > 0, "must be at least 1");
         check(
@@ -98,7 +117,8 @@ mod tests {
     #[test]
     fn every_value_out_of_range_is_reported_at_once() {
         let config = read(
-            r#"{"heartbeat":"1ms","reconnect":"1h","buffer":0,"max_clients":0,"replay_page":10001}"#,
+            r#"{"heartbeat":"1ms","reconnect":"1h","buffer":0,"memory_bytes":1,"send_timeout":"0s",
+                "max_clients":0,"replay_page":10001}"#,
         )
         .expect("well formed");
         let keys: Vec<_> = config.faults().into_iter().map(|f| f.key).collect();
@@ -108,6 +128,8 @@ mod tests {
                 "heartbeat",
                 "reconnect",
                 "buffer",
+                "memory_bytes",
+                "send_timeout",
                 "max_clients",
                 "replay_page"
             ]

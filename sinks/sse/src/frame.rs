@@ -28,11 +28,17 @@ pub const RESET: &[u8] = b"event: herald.reset\ndata: {\"reason\":\"unknown curs
 pub const EXPIRED: Bytes =
     Bytes::from_static(b"event: herald.reset\ndata: {\"reason\":\"events expired\"}\n\n");
 
+/// What a client asked to get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Sse,
+    /// With `event:` lines.
+    Named,
+}
+
 /// One event as it goes to clients.
 #[derive(Debug)]
 pub struct Frame {
-    pub seq: i64,
-    pub kind: Box<str>,
     named: Bytes,
     /// Where the unnamed form begins in `named`.
     unnamed_at: usize,
@@ -52,19 +58,16 @@ impl Frame {
         data(&mut out, &json);
         out.put_u8(b'\n');
         Self {
-            seq: event.seq,
-            kind: event.kind.clone(),
             named: out.freeze(),
             unnamed_at,
         }
     }
 
-    /// The frame with or without its `event:` line. Shares the buffer.
-    pub fn bytes(&self, named: bool) -> Bytes {
-        if named {
-            self.named.clone()
-        } else {
-            self.named.slice(self.unnamed_at..)
+    /// Shares the buffer.
+    pub fn bytes(&self, format: Format) -> Bytes {
+        match format {
+            Format::Named => self.named.clone(),
+            Format::Sse => self.named.slice(self.unnamed_at..),
         }
     }
 }
@@ -79,6 +82,17 @@ pub fn put_id(out: &mut BytesMut, id: Ulid) {
 pub fn put_retry(out: &mut BytesMut, wait: Duration) {
     field(out, "retry", &wait.as_millis().to_string());
     out.put_u8(b'\n');
+}
+
+/// The last words to a client that is to come back, 2 to 10 s from now: spread, so that those who
+/// were sent away together do not return together.
+pub fn farewell() -> Bytes {
+    let mut out = BytesMut::new();
+    put_retry(
+        &mut out,
+        Duration::from_millis(rand::random_range(2_000..=10_000)),
+    );
+    out.freeze()
 }
 
 fn field(out: &mut BytesMut, name: &str, value: &str) {

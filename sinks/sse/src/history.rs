@@ -2,18 +2,28 @@
 //!
 //! After a restart every client comes back at the same moment, and each asks the database where it
 //! stands and what it has missed. They queue here, so that they do not take the whole connection
-//! pool from the sinks that share it.
+//! pool from the sinks that share it; those of one stream share the pages that they read; and few
+//! are written theirs at once, so that live clients do not wait behind them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use herald_contract::{Cursor, Event, History, Place, TypeFilter, Unavailable};
-use tokio::sync::Semaphore;
+use herald_contract::{Cursor, History, Place, Unavailable};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use ulid::Ulid;
 
+use crate::chunk::{Builder, Chunk};
+use crate::frame::Frame;
+use crate::hub::Hub;
+use crate::log::{Log, Topic};
+
 /// Queries under way at once.
 const READERS: usize = 8;
+/// Clients that are written a page at once.
+const WRITERS: usize = 2;
+/// Pages of one stream that are kept for others, in bytes.
+const KEPT: usize = 1 << 20;
 /// For one query, with its wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a page that a client is waiting for, with all repetitions.
@@ -24,28 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 pub struct Reader {
     history: Arc<dyn History>,
     turns: Semaphore,
+    writers: Arc<Semaphore>,
     page: usize,
-}
-
-/// What one query read of a stretch.
-pub struct Page {
-    pub events: Vec<Arc<Event>>,
-    /// Whether the stretch ends with it.
-    pub last: bool,
-    /// Whether events may be missing at its beginning, because they have expired.
-    pub hole: bool,
-}
-
-/// A stretch of a tenant's feed: `after < seq <= upto`.
-#[derive(Debug, Clone, Copy)]
-pub struct Stretch<'a> {
-    pub tenant: &'a str,
-    pub types: &'a TypeFilter,
-    pub after: i64,
-    pub upto: i64,
-    /// Whether it is to begin with the oldest event that is kept: then nothing before that is
-    /// missing.
-    pub from_oldest: bool,
 }
 
 impl Reader {
@@ -54,6 +44,7 @@ impl Reader {
         Self {
             history,
             turns: Semaphore::new(READERS),
+            writers: Arc::new(Semaphore::new(WRITERS)),
             page,
         }
     }
@@ -66,49 +57,87 @@ impl Reader {
         self.bounded(self.history.latest(tenant, upto)).await
     }
 
-    /// The next page of a stretch. Asks again when the database is away.
+    /// A client's turn to be written a page.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.writers.clone().acquire_owned().await.ok()
+    }
+
+    /// What follows `position` in a stream. Asks again when the database is away.
     ///
     /// # Errors
-    /// It has been away for 30 s.
-    pub async fn page(&self, stretch: Stretch<'_>) -> Result<Page, Unavailable> {
+    /// It has been away for 30 s, or there was no room for a page for so long.
+    pub async fn replay(
+        &self,
+        hub: &Hub,
+        log: &Log,
+        position: i64,
+    ) -> Result<Arc<Chunk>, Unavailable> {
         let mut cause = Unavailable("no answer in time".into());
-        let pages = async {
+        let chunk = async {
+            // Under the lock: the others wait for this page rather than read it again.
+            let mut pages = log.pages.lock().await;
+            let covers = |page: &&Arc<Chunk>| page.from <= position && position < page.to;
+            if let Some(page) = pages.iter().find(covers) {
+                return page.clone();
+            }
+            if hub.budget.is_exceeded() {
+                pages.clear();
+                hub.relieve();
+                hub.budget.room().await;
+            }
             let mut pause = FIRST_PAUSE;
             loop {
-                match self.page_once(stretch).await {
-                    Ok(page) => return page,
+                match self.page(hub, log, position).await {
+                    Ok(chunks) => {
+                        let first = chunks[0].clone();
+                        pages.extend(chunks);
+                        let mut size: usize = pages.iter().map(|page| page.size()).sum();
+                        while size > KEPT
+                            && let Some(oldest) = pages.pop_front()
+                        {
+                            size -= oldest.size();
+                        }
+                        return first;
+                    }
                     Err(e) => cause = e,
                 }
                 tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
-        timeout(OUTAGE, pages).await.map_err(|_| cause)
+        timeout(OUTAGE, chunk).await.map_err(|_| cause)
     }
 
-    /// What expires is asked for after the page: events that went before it was read are found
-    /// out, and one that went since costs a client a needless reset at most.
-    async fn page_once(&self, stretch: Stretch<'_>) -> Result<Page, Unavailable> {
-        let Stretch {
+    /// What one query reads after `position`, as chunks. What expires is asked for after the page:
+    /// events that went before it was read are found out, and one that went since costs a client a
+    /// needless reset at most.
+    async fn page(
+        &self,
+        hub: &Hub,
+        log: &Log,
+        position: i64,
+    ) -> Result<Vec<Arc<Chunk>>, Unavailable> {
+        let Topic {
             tenant,
             types,
-            after,
-            upto,
-            from_oldest,
-        } = stretch;
-        let page = async {
-            let events = self
-                .history
-                .page(tenant, types, after, upto, self.page)
-                .await?;
-            let hole = !from_oldest && self.history.expired().await? > after;
-            Ok(Page {
-                last: events.len() < self.page,
-                events,
-                hole,
+            format,
+        } = &log.topic;
+        let upto = hub.head();
+        let (events, expired) = self
+            .bounded(async {
+                let page = self.history.page(tenant, types, position, upto, self.page);
+                Ok((page.await?, self.history.expired().await?))
             })
-        };
-        self.bounded(page).await
+            .await?;
+        let mut builder = Builder::new(position);
+        for event in &events {
+            builder.push(event.seq, Frame::new(event).bytes(*format), &hub.budget);
+        }
+        let last = events.last().map_or(position, |event| event.seq);
+        let to = if events.len() < self.page { upto } else { last };
+        let chunks = builder.finish_page(to, expired, &hub.budget);
+        Ok(chunks.into_iter().map(Arc::new).collect())
     }
 
     async fn bounded<T>(

@@ -1,75 +1,92 @@
-//! Where live events meet the clients: one ring a tenant, shared by its clients.
+//! Where live events meet the clients: one log for each stream that has clients.
 //!
 //! Invariants:
-//! 1. `head` is the last `seq` this process has published. Moving it and sending the frame are one
-//!    step under the lock, and so are registering a client and reading `head`. A client that joins
-//!    at head `h` therefore gets every event with `seq > h` through its ring and finds every event
-//!    with `seq <= h` in history: no hole and no double.
+//! 1. `head` is the last `seq` this process has published. Moving it and adding the frames are one
+//!    step under the lock, and so are joining a log and reading `head`. A client that joins at head
+//!    `h` therefore finds every event with `seq > h` in its log and every event with `seq <= h` in
+//!    history: no hole and no double.
 //! 2. An event is serialised and framed at most once, and only when its tenant has clients.
-//! 3. A tenant without clients has no ring.
-//! 4. A ring that closes means "join again": the hub drops rings when it cannot keep invariant 1,
-//!    and for good when it closes.
+//! 3. A stream without clients has no log.
+//! 4. Those who wait are woken after the lock is free.
 //!
-//! A ring holds `buffer` frames at most and lets go of each when the last client has it. Heartbeats
-//! travel through the rings too, so one clock serves all clients, and a client waits on one thing.
+//! Heartbeats travel through the logs too, so one clock serves all clients, and a client waits on
+//! one thing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use herald_contract::Event;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::broadcast::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
+use crate::chunk::Builder;
 use crate::frame::Frame;
+use crate::log::{Log, Ticket, Topic};
 
-/// What a client gets; events and heartbeats travel through its ring.
-#[derive(Debug, Clone)]
-pub enum Signal {
-    Event(Arc<Frame>),
-    /// With the head: whoever hears it has heard every event up to there.
-    Heartbeat(i64),
-    /// Events between the last one and the next have expired.
-    Expired,
-}
+/// Events published in one step. Clients join between two.
+const STEP: usize = 128;
 
 pub struct Hub {
     state: Mutex<State>,
     closed: CancellationToken,
     buffer: usize,
+    pub budget: Arc<Budget>,
 }
 
 #[derive(Default)]
 struct State {
     /// `None` until the host has said where live begins.
     head: Option<i64>,
-    rings: HashMap<Arc<str>, Sender<Signal>>,
+    /// By tenant.
+    logs: HashMap<Arc<str>, Vec<Arc<Log>>>,
     ticking: bool,
 }
 
+impl State {
+    fn all(&self) -> impl Iterator<Item = &Arc<Log>> {
+        self.logs.values().flatten()
+    }
+}
+
 impl Hub {
-    pub fn new(buffer: usize) -> Self {
+    /// Logs keep `buffer` events each.
+    pub fn new(buffer: usize, budget: Arc<Budget>) -> Self {
         Self {
             state: Mutex::default(),
             closed: CancellationToken::new(),
             buffer,
+            budget,
         }
     }
 
     pub fn start(&self, seq: i64) {
         let mut state = self.lock();
         state.head = Some(seq);
-        state.rings.clear();
+        let wakers: Vec<_> = state.all().flat_map(|log| log.clear(seq)).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Passes events on. One that was published before is skipped, so a repeated batch does no
     /// harm.
     pub fn publish(&self, events: &[Arc<Event>]) {
+        for step in events.chunks(STEP.min(self.buffer)) {
+            let wakers = self.publish_step(step);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+        if self.budget.is_exceeded() {
+            self.relieve();
+        }
+    }
+
+    fn publish_step(&self, events: &[Arc<Event>]) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        let mut builders: Vec<(Arc<Log>, Builder)> = Vec::new();
+        let mut state = self.lock();
         for event in events {
-            // The lock is taken for each event, so that clients can join during a long batch.
-            let mut state = self.lock();
-            let Some(head) = state.head else { return };
+            let Some(head) = state.head else { break };
             if event.seq <= head {
                 continue;
             }
@@ -80,44 +97,80 @@ impl Hub {
                     seq = event.seq,
                     "hole in the feed: all clients replay"
                 );
-                state.rings.clear();
+                builders.clear();
+                let start = event.seq - 1;
+                wakers.extend(state.all().flat_map(|log| log.clear(start)));
             }
             state.head = Some(event.seq);
-            if let Some(ring) = state.rings.get(&*event.tenant_id) {
-                // It fails only without receivers, and then nobody misses anything.
-                let _ = ring.send(Signal::Event(Arc::new(Frame::new(event))));
+            let logs = state.logs.get(&*event.tenant_id).map(Vec::as_slice);
+            let mut frame = None;
+            for log in logs.unwrap_or_default() {
+                if !log.topic.types.matches(&event.kind) {
+                    continue;
+                }
+                let frame = frame.get_or_insert_with(|| Frame::new(event));
+                let builder = match builders
+                    .iter()
+                    .position(|(known, _)| Arc::ptr_eq(known, log))
+                {
+                    Some(known) => &mut builders[known].1,
+                    None => {
+                        builders.push((log.clone(), Builder::new(log.end())));
+                        let last = builders.len() - 1;
+                        &mut builders[last].1
+                    }
+                };
+                builder.push(event.seq, frame.bytes(log.topic.format), &self.budget);
             }
         }
+        for (log, builder) in builders {
+            wakers.extend(log.append(builder.finish(&self.budget), self.buffer));
+        }
+        wakers
     }
 
-    /// Registers a client; `None` before the start and after the close.
-    pub fn join(self: &Arc<Self>, tenant: &Arc<str>) -> Option<(Ring, i64)> {
+    /// Lets go of what is kept for clients that are behind: they read history.
+    pub fn relieve(&self) {
+        self.lock().all().for_each(|log| log.relieve());
+    }
+
+    /// The last `seq` that was published.
+    pub fn head(&self) -> i64 {
+        self.lock().head.unwrap_or_default()
+    }
+
+    /// Joins a client to its stream, with the head; `None` before the start and after the close.
+    pub fn join(self: &Arc<Self>, topic: Topic) -> Option<(Member, i64)> {
         let mut state = self.lock();
         if self.closed.is_cancelled() {
             return None;
         }
         let head = state.head?;
-        let receiver = match state.rings.get(tenant) {
-            Some(ring) => ring.subscribe(),
+        let logs = state.logs.entry(topic.tenant.clone()).or_default();
+        let log = match logs.iter().find(|log| log.topic == topic) {
+            Some(log) => log.clone(),
             None => {
-                let (ring, receiver) = tokio::sync::broadcast::channel(self.buffer);
-                state.rings.insert(tenant.clone(), ring);
-                receiver
+                let log = Arc::new(Log::new(topic, head));
+                logs.push(log.clone());
+                log
             }
         };
-        let ring = Ring {
-            hub: self.clone(),
-            tenant: tenant.clone(),
-            receiver: Some(receiver),
-        };
-        Some((ring, head))
+        let ticket = log.enter();
+        let hub = self.clone();
+        Some((Member { hub, log, ticket }, head))
     }
 
-    /// Ends every ring; what is in them is still read.
+    /// Ends every stream; what is in its log is still read.
     pub fn close(&self) {
-        let mut state = self.lock();
+        let state = self.lock();
         self.closed.cancel();
-        state.rings.clear();
+        let wakers: Vec<_> = state.all().flat_map(|log| log.wake()).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
     }
 
     /// Waits until the hub is closed.
@@ -151,9 +204,9 @@ impl Hub {
     fn beat(&self) {
         let state = self.lock();
         let Some(head) = state.head else { return };
-        for ring in state.rings.values() {
-            let _ = ring.send(Signal::Heartbeat(head));
-        }
+        let wakers: Vec<_> = state.all().flat_map(|log| log.beat(head)).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Nothing under the lock can leave the state half changed, so a panic elsewhere is no reason
@@ -163,115 +216,133 @@ impl Hub {
     }
 
     #[cfg(test)]
-    pub fn rings(&self) -> usize {
-        self.lock().rings.len()
+    pub fn logs(&self) -> usize {
+        self.lock().all().count()
     }
 }
 
-/// A client's reading end of its tenant's ring.
-pub struct Ring {
+/// A client's membership of its stream.
+pub struct Member {
     hub: Arc<Hub>,
-    tenant: Arc<str>,
-    /// Taken on drop only.
-    receiver: Option<Receiver<Signal>>,
+    pub log: Arc<Log>,
+    pub ticket: Ticket,
 }
 
-impl Ring {
-    pub async fn recv(&mut self) -> Result<Signal, RecvError> {
-        match &mut self.receiver {
-            Some(receiver) => receiver.recv().await,
-            None => Err(RecvError::Closed),
-        }
-    }
-
-    pub fn try_recv(&mut self) -> Result<Signal, TryRecvError> {
-        match &mut self.receiver {
-            Some(receiver) => receiver.try_recv(),
-            None => Err(TryRecvError::Closed),
-        }
-    }
-}
-
-impl Drop for Ring {
+impl Drop for Member {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
         // Under the lock: of two clients that leave together, the second must see the first gone.
-        self.receiver = None;
-        if state
-            .rings
-            .get(&self.tenant)
-            .is_some_and(|ring| ring.receiver_count() == 0)
-        {
-            state.rings.remove(&self.tenant);
+        if self.log.leave() > 0 {
+            return;
+        }
+        let tenant = &self.log.topic.tenant;
+        if let Some(logs) = state.logs.get_mut(tenant) {
+            logs.retain(|log| !Arc::ptr_eq(log, &self.log));
+            if logs.is_empty() {
+                state.logs.remove(tenant);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Context;
+
     use super::*;
+    use crate::frame::Format;
+    use crate::log::Found;
+
+    fn hub() -> Arc<Hub> {
+        Arc::new(Hub::new(8, Arc::new(Budget::new(1 << 20))))
+    }
 
     fn event(seq: i64, tenant: &str) -> Arc<Event> {
         herald_testkit::event(seq, tenant, "k", "{}")
     }
 
-    fn heard(ring: &mut Ring) -> Vec<i64> {
-        let mut seqs = Vec::new();
-        while let Ok(Signal::Event(frame)) = ring.try_recv() {
-            seqs.push(frame.seq);
+    fn topic(tenant: &str, types: &str) -> Topic {
+        Topic {
+            tenant: tenant.into(),
+            types: herald_contract::TypeFilter::parse(types).expect("a filter"),
+            format: Format::Sse,
         }
-        seqs
+    }
+
+    /// Where a client at `position` is after all that it finds; `None` when it must replay.
+    fn heard(member: &mut Member, mut position: i64) -> Option<i64> {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match member.log.look(position, &mut member.ticket, &mut cx) {
+                Found::Chunk(chunk) => position = chunk.to,
+                Found::Behind => return None,
+                Found::Beat(_) | Found::Nothing => return Some(position),
+            }
+        }
     }
 
     #[test]
     fn nobody_joins_before_the_start_or_after_the_close() {
-        let hub = Arc::new(Hub::new(4));
-        let tenant: Arc<str> = "a".into();
-        assert!(hub.join(&tenant).is_none());
+        let hub = hub();
+        assert!(hub.join(topic("a", "")).is_none());
         hub.start(7);
-        assert_eq!(hub.join(&tenant).map(|(_, head)| head), Some(7));
+        assert_eq!(hub.join(topic("a", "")).map(|(_, head)| head), Some(7));
         hub.close();
-        assert!(hub.join(&tenant).is_none());
+        assert!(hub.join(topic("a", "")).is_none());
     }
 
     #[test]
-    fn a_ring_stands_only_as_long_as_its_tenant_has_clients() {
-        let hub = Arc::new(Hub::new(4));
+    fn a_log_stands_only_as_long_as_its_stream_has_clients() {
+        let hub = hub();
         hub.start(0);
         hub.publish(&[event(1, "a")]);
-        assert_eq!(hub.rings(), 0, "publishing makes no ring");
-        let first = hub.join(&"a".into());
-        let second = hub.join(&"a".into());
-        let other = hub.join(&"b".into());
-        assert_eq!(hub.rings(), 2);
+        assert_eq!(hub.logs(), 0, "publishing makes no log");
+        let first = hub.join(topic("a", ""));
+        let second = hub.join(topic("a", ""));
+        let filtered = hub.join(topic("a", "k"));
+        let other = hub.join(topic("b", ""));
+        assert_eq!(hub.logs(), 3);
         drop(first);
-        assert_eq!(hub.rings(), 2);
-        drop((second, other));
-        assert_eq!(hub.rings(), 0);
+        assert_eq!(hub.logs(), 3);
+        drop((second, filtered, other));
+        assert_eq!(hub.logs(), 0);
     }
 
     #[test]
     fn a_repeated_batch_is_heard_once() {
-        let hub = Arc::new(Hub::new(8));
+        let hub = hub();
         hub.start(0);
-        let (mut ring, _) = hub.join(&"a".into()).expect("open");
+        let (mut member, _) = hub.join(topic("a", "")).expect("open");
         let batch: Vec<_> = (1..=3).map(|seq| event(seq, "a")).collect();
         hub.publish(&batch);
         hub.publish(&batch);
         hub.publish(&[event(3, "a"), event(4, "a")]);
-        assert_eq!(heard(&mut ring), [1, 2, 3, 4]);
+        assert_eq!(heard(&mut member, 0), Some(4));
+        assert_eq!(member.log.end(), 4);
     }
 
     #[test]
-    fn a_hole_breaks_every_ring_so_that_clients_read_history() {
-        let hub = Arc::new(Hub::new(8));
+    fn a_hole_makes_everybody_read_history() {
+        let hub = hub();
         hub.start(0);
-        let (mut a, _) = hub.join(&"a".into()).expect("open");
-        let (mut b, _) = hub.join(&"b".into()).expect("open");
+        let (mut a, _) = hub.join(topic("a", "")).expect("open");
+        let (mut b, _) = hub.join(topic("b", "")).expect("open");
         hub.publish(&[event(1, "a"), event(3, "a")]);
-        assert_eq!(heard(&mut a), [1], "what came before the hole is kept");
-        assert!(matches!(a.try_recv(), Err(TryRecvError::Closed)));
-        assert!(matches!(b.try_recv(), Err(TryRecvError::Closed)));
-        assert_eq!(hub.join(&"a".into()).map(|(_, head)| head), Some(3));
+        assert_eq!((heard(&mut a, 0), heard(&mut b, 0)), (None, None));
+        assert_eq!(heard(&mut a, 2), Some(3));
+        assert_eq!(hub.join(topic("a", "")).map(|(_, head)| head), Some(3));
+    }
+
+    #[test]
+    fn beyond_its_limit_the_hub_keeps_the_last_chunk_of_each_stream_alone() {
+        let hub = Arc::new(Hub::new(1000, Arc::new(Budget::new(1))));
+        hub.start(0);
+        let (mut member, _) = hub.join(topic("a", "")).expect("open");
+        for seq in 1..=10 {
+            hub.publish(&[event(seq, "a")]);
+        }
+        assert_eq!(heard(&mut member, 8), None);
+        assert_eq!(heard(&mut member, 9), Some(10));
+        assert!(hub.budget.used() < 1000);
     }
 }

@@ -2,25 +2,34 @@
 //! wherever the client left off (WHATWG HTML §9.2).
 //!
 //! ```text
-//!  publish ──▶ hub: one ring a tenant ──┐
-//!             (frames written once)     ├──▶ client: Replay ▶ Live ──▶ stream ──▶ body
-//!  database ──▶ history, page by page ──┘        (its place)          (chunks)
+//!  publish ──▶ hub: one log a stream ───┐                        ┌──▶ raw: the connection
+//!             (frames written once)     ├──▶ client: its place ──┤
+//!  database ──▶ history, page by page ──┘    in the stream       └──▶ stream: a body
 //! ```
 //!
-//! - `hub`: registering a client and reading the head are one step, so what is
-//!   live and what is history join without a hole or a double.
+//! A stream is what all clients of one tenant with one filter get. Its frames stand one after the
+//! other in chunks, which all of them share: a client is a place in them and a connection.
+//!
+//! - `hub`, `log`: joining a stream and reading the head are one step, so what is live and what is
+//!   history join without a hole or a double.
 //! - `client`: the state machine of one client. A slow one falls back to reading history; it
 //!   neither holds up others nor loses anything.
-//! - `history`: reads of the database, bounded in number and time.
-//! - `frame`, `stream`: bytes. An event is serialised once a process; each client gets a reference
-//!   to the same buffer.
-//! - `route`: parameters, cursors, answers.
+//! - `history`: reads of the database, bounded in number and time, shared by those of one stream.
+//! - `chunk`, `frame`: bytes. An event is serialised once a process.
+//! - `budget`: what all of them may take.
+//! - `raw`, `stream`: from a client to its connection, or to a body where there is none of its own.
+//! - `route`, `admission`: parameters, cursors, answers; who is let in.
 
+mod admission;
+mod budget;
+mod chunk;
 mod client;
 mod config;
 mod frame;
 mod history;
 mod hub;
+mod log;
+mod raw;
 mod route;
 mod stream;
 
@@ -30,10 +39,11 @@ use axum::Router;
 use axum::routing::get;
 use herald_contract::{Broadcast, Event, Host, StreamStats};
 
+use admission::Gauge;
+use budget::Budget;
 pub use config::Config;
 use history::Reader;
 use hub::Hub;
-use stream::Gauge;
 
 /// The sink. Clones share their clients.
 #[derive(Clone)]
@@ -52,7 +62,10 @@ impl Sse {
     /// `config` has no faults.
     pub fn new(config: Config, host: &Host) -> Self {
         let shared = Shared {
-            hub: Arc::new(Hub::new(config.buffer)),
+            hub: Arc::new(Hub::new(
+                config.buffer,
+                Arc::new(Budget::new(config.memory_bytes)),
+            )),
             reader: Arc::new(Reader::new(host.history.clone(), config.replay_page)),
             gauge: Arc::new(Gauge::new(config.max_clients)),
             config,
@@ -80,7 +93,7 @@ impl Broadcast for Sse {
         self.shared.hub.publish(events);
     }
 
-    /// Each stream still gets what is in its ring, then ends with a `retry:` of 2 to 10 s.
+    /// Each stream still gets what is in its log, then ends with a `retry:` of 2 to 10 s.
     fn close(&self) {
         self.shared.hub.close();
     }

@@ -5,7 +5,7 @@
 //! yet, shutting down, the database away) is a 200 that tells the client when to come back and
 //! ends, for an EventSource that gets a 503 never comes back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -13,14 +13,15 @@ use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use herald_contract::{Cursor, Place, TypeFilter, Unavailable};
-use herald_routes::{Access, Params, Problem, Scope};
+use herald_routes::{Access, Params, Problem, Scope, Takeover};
 use serde::Deserialize;
 use ulid::Ulid;
 
-use crate::Shared;
 use crate::client::Client;
-use crate::frame;
-use crate::stream::{EventStream, farewell};
+use crate::frame::{self, Format, farewell};
+use crate::log::Topic;
+use crate::stream::{self, EventStream};
+use crate::{Shared, raw};
 
 /// Unknown parameters are ignored: others share the query string (a token, a cache breaker).
 #[derive(Debug, Default, Deserialize)]
@@ -37,7 +38,7 @@ pub struct Query {
 struct Wanted {
     tenant: Arc<str>,
     types: TypeFilter,
-    named: bool,
+    format: Format,
     /// Every cursor that was given, each on its own: one that resolves outweighs one that does not.
     cursors: Vec<Cursor>,
 }
@@ -47,9 +48,9 @@ impl Wanted {
         let tenant = access.tenant(Scope::Subscribe, query.tenant_id.as_deref())?;
         let types = TypeFilter::parse(query.types.as_deref().unwrap_or_default())
             .map_err(|e| Problem::invalid("types", format!("types: an item {e}")))?;
-        let named = match query.named.as_deref().unwrap_or_default() {
-            "" | "false" | "0" => false,
-            "true" | "1" => true,
+        let format = match query.named.as_deref().unwrap_or_default() {
+            "" | "false" | "0" => Format::Sse,
+            "true" | "1" => Format::Named,
             _ => return Err(Problem::bad_request("named must be true or false").at("named")),
         };
         let mut cursors = Vec::new();
@@ -77,7 +78,7 @@ impl Wanted {
         Ok(Self {
             tenant: tenant.into(),
             types,
-            named,
+            format,
             cursors,
         })
     }
@@ -118,15 +119,23 @@ pub async fn serve(
     if method == Method::HEAD {
         return Ok(respond(Body::empty()));
     }
-    let body = match open(&shared, wanted).await {
-        Ok(Some(stream)) => stream.into_body(),
-        Ok(None) => farewell().into(),
+    let client = match open(&shared, wanted).await {
+        Ok(Some(client)) => client,
+        Ok(None) => return Ok(respond(farewell().into())),
         Err(cause) => {
             tracing::warn!(%cause, "a client is sent away: its cursor cannot be resolved now");
-            farewell().into()
+            return Ok(respond(farewell().into()));
         }
     };
-    Ok(respond(body))
+    let client = Arc::new(Mutex::new(Some(client)));
+    let mut response = respond(EventStream::body(client.clone()));
+    let send_timeout = shared.config.send_timeout;
+    let takeover = Takeover::new(move |connection, head| {
+        let client = stream::take(&client)?;
+        Some(Box::pin(raw::write(connection, head, client, send_timeout)))
+    });
+    response.extensions_mut().insert(takeover);
+    Ok(response)
 }
 
 fn respond(body: Body) -> Response {
@@ -140,13 +149,19 @@ fn respond(body: Body) -> Response {
 }
 
 /// Opens the stream; `None` when the client is to come back later.
-async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<EventStream>, Unavailable> {
+async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<Client>, Unavailable> {
     let Some(admission) = shared.gauge.admit() else {
         return Ok(None);
     };
     shared.hub.tick_every(shared.config.heartbeat);
     let start = resolve(shared, &wanted).await?;
-    let Some((ring, head)) = shared.hub.join(&wanted.tenant) else {
+    let tenant = wanted.tenant.clone();
+    let topic = Topic {
+        tenant: wanted.tenant,
+        types: wanted.types,
+        format: wanted.format,
+    };
+    let Some((member, head)) = shared.hub.join(topic) else {
         return Ok(None);
     };
     let (position, opening) = match start {
@@ -155,23 +170,17 @@ async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<EventStream
             // The tenant's last event up to the very head that was joined: it has none between
             // that event and the head, so a client that comes back with this id before its first
             // event goes on exactly where live began. Nil is before the first event.
-            let id = shared.reader.latest(&wanted.tenant, head).await?;
+            let id = shared.reader.latest(&tenant, head).await?;
             (head, opening(shared, reset, Some(id.unwrap_or_default())))
         }
     };
-    let client = Client::new(
+    Ok(Some(Client::new(
         shared.hub.clone(),
         shared.reader.clone(),
-        wanted.tenant,
-        wanted.types,
-        (ring, head),
-        position,
-    );
-    Ok(Some(EventStream::new(
-        opening,
-        client,
-        wanted.named,
         admission,
+        (member, head),
+        position,
+        opening,
     )))
 }
 

@@ -1,0 +1,158 @@
+//! Frames of one stream, one after the other in one buffer, that all of its clients share.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::budget::Budget;
+
+/// Frames are put together up to this size, in bytes; a larger one is a chunk of its own.
+pub const SIZE: usize = 64 * 1024;
+
+/// Everything of a stream with `from < seq <= to`.
+#[derive(Debug)]
+pub struct Chunk {
+    pub from: i64,
+    pub to: i64,
+    /// Events up to here may have been deleted before this was read.
+    pub expired: i64,
+    bytes: Bytes,
+    /// The `seq` of each frame, and where it ends.
+    ends: Box<[(i64, usize)]>,
+}
+
+impl Chunk {
+    /// Nothing happened up to `to`.
+    fn empty(from: i64, to: i64) -> Self {
+        Self {
+            from,
+            to,
+            expired: 0,
+            bytes: Bytes::new(),
+            ends: Box::default(),
+        }
+    }
+
+    pub fn events(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The frames after `position`, and how many they are.
+    pub fn after(&self, position: i64) -> (Bytes, usize) {
+        let skipped = self.ends.partition_point(|(seq, _)| *seq <= position);
+        let begin = skipped.checked_sub(1).map_or(0, |last| self.ends[last].1);
+        (self.bytes.slice(begin..), self.ends.len() - skipped)
+    }
+}
+
+/// Makes chunks of frames as they come.
+#[derive(Debug)]
+pub struct Builder {
+    from: i64,
+    frames: Vec<(i64, Bytes)>,
+    size: usize,
+    chunks: Vec<Chunk>,
+}
+
+impl Builder {
+    /// The first chunk follows `from`.
+    pub fn new(from: i64) -> Self {
+        Self {
+            from,
+            frames: Vec::new(),
+            size: 0,
+            chunks: Vec::new(),
+        }
+    }
+
+    pub fn push(&mut self, seq: i64, frame: Bytes, budget: &Arc<Budget>) {
+        if self.size + frame.len() > SIZE {
+            self.cut(budget);
+        }
+        self.size += frame.len();
+        self.frames.push((seq, frame));
+    }
+
+    /// Ends the chunk that is being made, if it has frames.
+    fn cut(&mut self, budget: &Arc<Budget>) {
+        let frames = std::mem::take(&mut self.frames);
+        let size = std::mem::take(&mut self.size);
+        let Some(to) = frames.last().map(|(seq, _)| *seq) else {
+            return;
+        };
+        let mut end = 0;
+        let ends = frames.iter().map(|(seq, frame)| {
+            end += frame.len();
+            (*seq, end)
+        });
+        let ends = ends.collect();
+        let bytes = match <[_; 1]>::try_from(frames) {
+            Ok([(_, only)]) => only,
+            Err(frames) => {
+                let mut bytes = BytesMut::with_capacity(size);
+                for (_, frame) in frames {
+                    bytes.extend_from_slice(&frame);
+                }
+                bytes.freeze()
+            }
+        };
+        self.chunks.push(Chunk {
+            bytes: budget.charge(bytes),
+            ends,
+            ..Chunk::empty(std::mem::replace(&mut self.from, to), to)
+        });
+    }
+
+    /// The chunks up to the last frame.
+    pub fn finish(mut self, budget: &Arc<Budget>) -> Vec<Chunk> {
+        self.cut(budget);
+        self.chunks
+    }
+
+    /// A page of history: at least one chunk, and the last reaches to `to`, though no frame may
+    /// follow.
+    pub fn finish_page(mut self, to: i64, expired: i64, budget: &Arc<Budget>) -> Vec<Chunk> {
+        self.cut(budget);
+        match self.chunks.last_mut() {
+            Some(last) => last.to = last.to.max(to),
+            None => self.chunks.push(Chunk::empty(self.from, to)),
+        }
+        for chunk in &mut self.chunks {
+            chunk.expired = expired;
+        }
+        self.chunks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_put_together_and_found_again_by_their_place() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let mut builder = Builder::new(10);
+        for (seq, frame) in [(12, "aa"), (15, "b"), (16, "cccc")] {
+            builder.push(seq, Bytes::from_static(frame.as_bytes()), &budget);
+        }
+        builder.push(20, Bytes::from(vec![b'x'; SIZE]), &budget);
+        let chunks = builder.finish_page(30, 7, &budget);
+        let stretches: Vec<_> = chunks.iter().map(|c| (c.from, c.to, c.events())).collect();
+        assert_eq!(stretches, [(10, 16, 3), (16, 30, 1)]);
+        assert!(chunks.iter().all(|chunk| chunk.expired == 7));
+        for (position, rest, count) in [(9, "aabcccc", 3), (12, "bcccc", 2), (15, "cccc", 1)] {
+            let (bytes, events) = chunks[0].after(position);
+            assert_eq!((&bytes[..], events), (rest.as_bytes(), count));
+        }
+        assert_eq!(chunks[0].after(16), (Bytes::new(), 0));
+        drop(chunks);
+        assert_eq!(budget.used(), 0);
+        let nothing = Builder::new(3).finish_page(9, 0, &budget);
+        assert_eq!((nothing.len(), nothing[0].from, nothing[0].to), (1, 3, 9));
+        assert!(Builder::new(3).finish(&budget).is_empty());
+    }
+}

@@ -1,0 +1,232 @@
+//! Connections: HTTP/1.1, and HTTP/2 for clients that begin with it (RFC 9113 §3.3).
+//!
+//! A route that would rather write to the connection itself ([`Takeover`]) gets it from HTTP/1.1:
+//! hyper has read the request by then, has nothing left to write, and is taken away from between.
+//! So a stream costs a task and a socket, and none of the buffers of a connection that goes on with
+//! requests and responses.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::response::Response;
+use chrono::Utc;
+use herald_routes::Takeover;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
+
+/// For a request's head, from the first byte or the last response on.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection whose other end acknowledges nothing for so long is gone (RFC 5482).
+const GONE: Duration = Duration::from_secs(60);
+
+/// Before another connection is taken, when there are no file descriptors, say.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a client begins with that speaks HTTP/2 at once: no method of HTTP/1.1 begins with it.
+const PREFACE: &[u8; 3] = b"PRI";
+
+/// A response that its route writes.
+struct Handover {
+    takeover: Takeover,
+    head: Bytes,
+}
+
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    stop: CancellationToken,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// Answers requests until `stop`, and then those under way for at most `drain`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    let server = Server {
+        router,
+        stop,
+        tasks: Arc::default(),
+    };
+    let mut reap = interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((connection, _)) => server.spawn(server.clone().connection(connection)),
+                Err(error) => refused(&error).await,
+            },
+            _ = reap.tick() => { server.reap(); }
+            () = server.stop.cancelled() => break,
+        }
+    }
+    drop(listener);
+    let ended = async {
+        while server.reap() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if timeout(drain, ended).await.is_err() {
+        tracing::warn!("requests under way were cut off");
+        lock(&server.tasks).abort_all();
+    }
+    Ok(())
+}
+
+/// A client that is gone already is no reason to wait.
+async fn refused(error: &std::io::Error) {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        tracing::warn!(error = %error, "cannot take a connection");
+        sleep(PAUSE).await;
+    }
+}
+
+impl Server {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.tasks).spawn(task);
+    }
+
+    /// Forgets tasks that have ended; how many there are still.
+    fn reap(&self) -> usize {
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.len()
+    }
+
+    async fn connection(self, connection: TcpStream) {
+        // Small frames must not wait for an acknowledgement (Nagle's algorithm).
+        let _ = connection.set_nodelay(true);
+        let _ = SockRef::from(&connection).set_tcp_user_timeout(Some(GONE));
+        let mut first = [0; PREFACE.len()];
+        let peeked = tokio::select! {
+            peeked = timeout(HEAD_TIMEOUT, connection.peek(&mut first)) => peeked,
+            () = self.stop.cancelled() => return,
+        };
+        match peeked {
+            Ok(Ok(_)) if first == *PREFACE => self.http2(connection).await,
+            Ok(Ok(count)) if count > 0 => self.http1(connection).await,
+            _ => {}
+        }
+    }
+
+    async fn http1(self, connection: TcpStream) {
+        let handover: Arc<Mutex<Option<Handover>>> = Arc::default();
+        let (router, slot) = (self.router.clone(), handover.clone());
+        let service = service_fn(move |request| {
+            let (router, slot) = (router.clone(), slot.clone());
+            async move {
+                let response = answer(router, request).await;
+                if let Some(takeover) = response.extensions().get::<Takeover>() {
+                    let handover = Handover {
+                        takeover: takeover.clone(),
+                        head: head(&response),
+                    };
+                    *lock(&slot) = Some(handover);
+                    // Whoever polls this takes the connection away.
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(connection), service)
+            .with_upgrades();
+        let mut stopped = pin!(self.stop.cancelled());
+        let mut told = false;
+        let handover = poll_fn(|cx| {
+            if !told && stopped.as_mut().poll(cx).is_ready() {
+                told = true;
+                Pin::new(&mut serving).graceful_shutdown();
+            }
+            let polled = Pin::new(&mut serving).poll(cx);
+            match lock(&handover).take() {
+                Some(handover) => Poll::Ready(Some(handover)),
+                // A client that went away is not worth a word.
+                None => polled.map(|_| None),
+            }
+        });
+        let Some(Handover { takeover, head }) = handover.await else {
+            return;
+        };
+        if let Some(parts) = serving.into_parts()
+            && let Some(writing) = takeover.begin(parts.io.into_inner(), head)
+        {
+            // A task of its own size: this one was as large as all that hyper needs.
+            self.spawn(writing);
+        }
+    }
+
+    async fn http2(self, connection: TcpStream) {
+        let router = self.router.clone();
+        let service = service_fn(move |request| {
+            let router = router.clone();
+            async move { Ok::<_, Infallible>(answer(router, request).await) }
+        });
+        let mut serving = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(connection), service);
+        let stopped = tokio::select! {
+            _ = &mut serving => false,
+            () = self.stop.cancelled() => true,
+        };
+        if stopped {
+            Pin::new(&mut serving).graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+}
+
+async fn answer(mut router: Router, request: Request<Incoming>) -> Response {
+    // A router is always ready.
+    match router.call(request.map(Body::new)).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// The head of a response that ends with its connection (RFC 9112 §6.3).
+fn head(response: &Response) -> Bytes {
+    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    let date = Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let own = [("date", date.as_bytes()), ("connection", b"close")];
+    let headers = response.headers().iter();
+    for (name, value) in headers
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .chain(own)
+    {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    head.into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
