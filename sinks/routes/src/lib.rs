@@ -2,11 +2,13 @@
 //! query parameters whose errors name the field.
 
 mod access;
+mod address;
 mod params;
 mod problem;
 mod takeover;
 
 pub use access::{Access, Scope};
+pub use address::ClientAddress;
 pub use params::{Body, Params, Segment};
 pub use problem::Problem;
 pub use takeover::{Takeover, Writing};

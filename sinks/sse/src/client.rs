@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::chunk::{Chunk, SIZE};
-use crate::frame::{EXPIRED, HEARTBEAT, farewell};
+use crate::frame::{EXPIRED, farewell};
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
 use crate::log::Found;
@@ -44,6 +44,7 @@ pub struct Client {
     member: Member,
     /// What it gets before all else.
     opening: Option<Bytes>,
+    heartbeat: Bytes,
     position: i64,
     /// Whether the first page is still to come and is to begin with the oldest event there is.
     from_oldest: bool,
@@ -64,6 +65,7 @@ impl Client {
         (member, head): (Member, i64),
         position: i64,
         opening: Bytes,
+        heartbeat: Bytes,
     ) -> Self {
         Self {
             hub,
@@ -71,6 +73,7 @@ impl Client {
             admission,
             member,
             opening: Some(opening),
+            heartbeat,
             position,
             from_oldest: position == 0 && head > 0,
             page: None,
@@ -147,7 +150,7 @@ impl Client {
                 }
                 Found::Beat(head) if size == 0 => {
                     self.position = self.position.max(head);
-                    return out.push(HEARTBEAT);
+                    return out.push(self.heartbeat.clone());
                 }
                 Found::Nothing if size == 0 && self.hub.is_closed() => return self.end(out),
                 Found::Behind | Found::Beat(_) | Found::Nothing => return,

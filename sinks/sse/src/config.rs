@@ -31,6 +31,10 @@ pub struct Config {
     pub send_timeout: Duration,
     /// Clients connected at once; those beyond are told to come back later.
     pub max_clients: usize,
+    /// Of those, of one tenant.
+    pub max_clients_per_tenant: usize,
+    /// Of those, from one address. Behind a proxy, name it in `http.trusted_proxies`.
+    pub max_clients_per_address: usize,
     /// Events that one query reads while a client catches up; it holds them until they are sent.
     pub replay_page: usize,
 }
@@ -44,6 +48,8 @@ impl Default for Config {
             memory_bytes: 64 << 20,
             send_timeout: Duration::from_secs(60),
             max_clients: 10_000,
+            max_clients_per_tenant: 10_000,
+            max_clients_per_address: 10_000,
             replay_page: 500,
         }
     }
@@ -83,7 +89,13 @@ impl SinkConfig for Config {
             (second..=second * 3600).contains(&self.send_timeout),
             "must be from \"1s\" to \"1h\"",
         );
-        check("max_clients", self.max_clients > 0, "must be at least 1");
+        for (key, most) in [
+            ("max_clients", self.max_clients),
+            ("max_clients_per_tenant", self.max_clients_per_tenant),
+            ("max_clients_per_address", self.max_clients_per_address),
+        ] {
+            check(key, most > 0, "must be at least 1");
+        }
         check(
             "replay_page",
             (1..=MAX_REPLAY_PAGE).contains(&self.replay_page),
@@ -118,7 +130,8 @@ mod tests {
     fn every_value_out_of_range_is_reported_at_once() {
         let config = read(
             r#"{"heartbeat":"1ms","reconnect":"1h","buffer":0,"memory_bytes":1,"send_timeout":"0s",
-                "max_clients":0,"replay_page":10001}"#,
+                "max_clients":0,"max_clients_per_tenant":0,"max_clients_per_address":0,
+                "replay_page":10001}"#,
         )
         .expect("well formed");
         let keys: Vec<_> = config.faults().into_iter().map(|f| f.key).collect();
@@ -131,6 +144,8 @@ mod tests {
                 "memory_bytes",
                 "send_timeout",
                 "max_clients",
+                "max_clients_per_tenant",
+                "max_clients_per_address",
                 "replay_page"
             ]
         );

@@ -20,6 +20,10 @@ use ulid::Ulid;
 /// A comment, which clients ignore and proxies do not.
 pub const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
+/// A heartbeat for a client that must see it, such as a watchdog in a page: browsers keep comments
+/// to themselves. It has no id, so it leaves the client's last event id as it is.
+pub const PING: Bytes = Bytes::from_static(b"event: herald.ping\ndata: {}\n\n");
+
 /// Tells a client that its cursor no longer resolves. It carries `data`, without which a browser
 /// would not fire it.
 pub const RESET: &[u8] = b"event: herald.reset\ndata: {\"reason\":\"unknown cursor\"}\n\n";

@@ -78,23 +78,26 @@ impl Reader {
             // Under the lock: the others wait for this page rather than read it again.
             let mut pages = log.pages.lock().await;
             let covers = |page: &&Arc<Chunk>| page.from <= position && position < page.to;
-            if let Some(page) = pages.iter().find(covers) {
+            if let Some(page) = pages.chunks.iter().find(covers) {
                 return page.clone();
             }
             if hub.budget.is_exceeded() {
-                pages.clear();
+                pages.chunks.clear();
                 hub.relieve();
                 hub.budget.room().await;
             }
             let mut pause = FIRST_PAUSE;
             loop {
-                match self.page(hub, log, position).await {
+                let limit = pages.limit.min(self.page);
+                match self.page(hub, log, position, limit).await {
                     Ok(chunks) => {
                         let first = chunks[0].clone();
-                        pages.extend(chunks);
-                        let mut size: usize = pages.iter().map(|page| page.size()).sum();
+                        pages.limit = next_limit(limit, &chunks);
+                        pages.chunks.extend(chunks);
+                        let sizes = pages.chunks.iter().map(|chunk| chunk.size());
+                        let mut size: usize = sizes.sum();
                         while size > KEPT
-                            && let Some(oldest) = pages.pop_front()
+                            && let Some(oldest) = pages.chunks.pop_front()
                         {
                             size -= oldest.size();
                         }
@@ -117,6 +120,7 @@ impl Reader {
         hub: &Hub,
         log: &Log,
         position: i64,
+        limit: usize,
     ) -> Result<Vec<Arc<Chunk>>, Unavailable> {
         let Topic {
             tenant,
@@ -126,7 +130,7 @@ impl Reader {
         let upto = hub.head();
         let (events, expired) = self
             .bounded(async {
-                let page = self.history.page(tenant, types, position, upto, self.page);
+                let page = self.history.page(tenant, types, position, upto, limit);
                 Ok((page.await?, self.history.expired().await?))
             })
             .await?;
@@ -135,7 +139,7 @@ impl Reader {
             builder.push(event.seq, Frame::new(event).bytes(*format), &hub.budget);
         }
         let last = events.last().map_or(position, |event| event.seq);
-        let to = if events.len() < self.page { upto } else { last };
+        let to = if events.len() < limit { upto } else { last };
         let chunks = builder.finish_page(to, expired, &hub.budget);
         Ok(chunks.into_iter().map(Arc::new).collect())
     }
@@ -152,5 +156,15 @@ impl Reader {
         timeout(PATIENCE, turn)
             .await
             .unwrap_or_else(|_| Err(Unavailable("no answer in time".into())))
+    }
+}
+
+/// So many events that a page stays below what is kept of them, by the size of the last one.
+fn next_limit(limit: usize, page: &[Arc<Chunk>]) -> usize {
+    let size: usize = page.iter().map(|chunk| chunk.size()).sum();
+    match size {
+        _ if size > KEPT => (limit / 2).max(1),
+        _ if size < KEPT / 4 => limit.saturating_mul(2),
+        _ => limit,
     }
 }

@@ -39,7 +39,7 @@ use axum::Router;
 use axum::routing::get;
 use herald_contract::{Broadcast, Event, Host, StreamStats};
 
-use admission::Gauge;
+use admission::{Door, Limits};
 use budget::Budget;
 pub use config::Config;
 use history::Reader;
@@ -55,7 +55,7 @@ struct Shared {
     config: Config,
     hub: Arc<Hub>,
     reader: Arc<Reader>,
-    gauge: Arc<Gauge>,
+    door: Arc<Door>,
 }
 
 impl Sse {
@@ -67,7 +67,11 @@ impl Sse {
                 Arc::new(Budget::new(config.memory_bytes)),
             )),
             reader: Arc::new(Reader::new(host.history.clone(), config.replay_page)),
-            gauge: Arc::new(Gauge::new(config.max_clients)),
+            door: Arc::new(Door::new(Limits {
+                all: config.max_clients,
+                per_tenant: config.max_clients_per_tenant,
+                per_address: config.max_clients_per_address,
+            })),
             config,
         };
         Self {
@@ -100,8 +104,8 @@ impl Broadcast for Sse {
 
     fn stats(&self) -> StreamStats {
         StreamStats {
-            clients: self.shared.gauge.clients(),
-            events: self.shared.gauge.events(),
+            clients: self.shared.door.clients(),
+            events: self.shared.door.events(),
         }
     }
 }

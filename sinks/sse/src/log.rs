@@ -15,6 +15,9 @@ use herald_contract::TypeFilter;
 use crate::chunk::Chunk;
 use crate::frame::Format;
 
+/// Events of the first page of a stream, whose events may be large.
+const FIRST_PAGE: usize = 64;
+
 /// What makes two clients' streams the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
@@ -28,7 +31,24 @@ pub struct Log {
     state: Mutex<State>,
     /// Pages of history that were read last, for those who replay the same stretch. Whoever reads
     /// one holds the lock, so that the others find it.
-    pub pages: tokio::sync::Mutex<VecDeque<Arc<Chunk>>>,
+    pub pages: tokio::sync::Mutex<Pages>,
+}
+
+/// Pages of history.
+#[derive(Debug)]
+pub struct Pages {
+    pub chunks: VecDeque<Arc<Chunk>>,
+    /// Events that the next query is to read at most.
+    pub limit: usize,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            limit: FIRST_PAGE,
+        }
+    }
 }
 
 struct State {
@@ -139,7 +159,7 @@ impl Log {
         }
         drop(state);
         if let Ok(mut pages) = self.pages.try_lock() {
-            pages.clear();
+            pages.chunks.clear();
         }
     }
 
@@ -147,7 +167,7 @@ impl Log {
     pub fn beat(&self, head: i64) -> Vec<Waker> {
         // Nobody has come for them for a while, or they are read again.
         if let Ok(mut pages) = self.pages.try_lock() {
-            pages.clear();
+            pages.chunks.clear();
         }
         let mut state = self.lock();
         state.beats = state.beats.wrapping_add(1);

@@ -5,20 +5,22 @@
 //! yet, shutting down, the database away) is a 200 that tells the client when to come back and
 //! ends, for an EventSource that gets a 503 never comes back.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use herald_contract::{Cursor, Place, TypeFilter, Unavailable};
-use herald_routes::{Access, Params, Problem, Scope, Takeover};
+use herald_routes::{Access, ClientAddress, Params, Problem, Scope, Takeover};
 use serde::Deserialize;
 use ulid::Ulid;
 
 use crate::client::Client;
-use crate::frame::{self, Format, farewell};
+use crate::frame::{self, Format, HEARTBEAT, PING, farewell};
 use crate::log::Topic;
 use crate::stream::{self, EventStream};
 use crate::{Shared, raw};
@@ -32,6 +34,7 @@ pub struct Query {
     last_event_id: Option<String>,
     types: Option<String>,
     named: Option<String>,
+    ping: Option<String>,
 }
 
 /// A request that has been understood.
@@ -39,6 +42,10 @@ struct Wanted {
     tenant: Arc<str>,
     types: TypeFilter,
     format: Format,
+    /// Whether heartbeats are to be events, for a client that cannot see comments.
+    ping: bool,
+    /// Where the client is, if that is known.
+    address: Option<IpAddr>,
     /// Every cursor that was given, each on its own: one that resolves outweighs one that does not.
     cursors: Vec<Cursor>,
 }
@@ -48,11 +55,11 @@ impl Wanted {
         let tenant = access.tenant(Scope::Subscribe, query.tenant_id.as_deref())?;
         let types = TypeFilter::parse(query.types.as_deref().unwrap_or_default())
             .map_err(|e| Problem::invalid("types", format!("types: an item {e}")))?;
-        let format = match query.named.as_deref().unwrap_or_default() {
-            "" | "false" | "0" => Format::Sse,
-            "true" | "1" => Format::Named,
-            _ => return Err(Problem::bad_request("named must be true or false").at("named")),
+        let format = match read_flag("named", query.named.as_deref())? {
+            true => Format::Named,
+            false => Format::Sse,
         };
+        let ping = read_flag("ping", query.ping.as_deref())?;
         let mut cursors = Vec::new();
         if let Some(text) = given(query.after.as_deref()) {
             cursors.push(Cursor {
@@ -79,6 +86,8 @@ impl Wanted {
             tenant: tenant.into(),
             types,
             format,
+            ping,
+            address: None,
             cursors,
         })
     }
@@ -87,6 +96,14 @@ impl Wanted {
 /// An empty value counts as absent: pages write `after=` when they have no events yet.
 fn given(text: Option<&str>) -> Option<&str> {
     text.filter(|t| !t.is_empty())
+}
+
+fn read_flag(name: &str, text: Option<&str>) -> Result<bool, Problem> {
+    match text.unwrap_or_default() {
+        "" | "false" | "0" => Ok(false),
+        "true" | "1" => Ok(true),
+        _ => Err(Problem::bad_request(format!("{name} must be true or false")).at(name)),
+    }
 }
 
 fn read_after(text: &str) -> Result<i64, Problem> {
@@ -112,10 +129,12 @@ pub async fn serve(
     State(shared): State<Arc<Shared>>,
     access: Access,
     Params(query): Params<Query>,
+    address: Option<Extension<ClientAddress>>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let wanted = Wanted::read(&access, &query, &headers)?;
+    let mut wanted = Wanted::read(&access, &query, &headers)?;
+    wanted.address = address.map(|Extension(ClientAddress(address))| address);
     if method == Method::HEAD {
         return Ok(respond(Body::empty()));
     }
@@ -150,7 +169,7 @@ fn respond(body: Body) -> Response {
 
 /// Opens the stream; `None` when the client is to come back later.
 async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<Client>, Unavailable> {
-    let Some(admission) = shared.gauge.admit() else {
+    let Some(admission) = shared.door.admit(&wanted.tenant, wanted.address) else {
         return Ok(None);
     };
     shared.hub.tick_every(shared.config.heartbeat);
@@ -181,6 +200,7 @@ async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<Client>, Un
         (member, head),
         position,
         opening,
+        if wanted.ping { PING } else { HEARTBEAT },
     )))
 }
 
