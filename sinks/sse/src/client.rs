@@ -35,7 +35,7 @@ use crate::chunk::{Chunk, SIZE};
 use crate::frame::{EXPIRED, farewell};
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
-use crate::log::Found;
+use crate::log::{Found, Log, Ticket};
 
 pub struct Client {
     pub hub: Arc<Hub>,
@@ -53,6 +53,8 @@ pub struct Client {
     page: Option<JoinHandle<Result<Arc<Chunk>, Unavailable>>>,
     /// Whether what was handed out last is a page of history.
     behind: bool,
+    /// Whether it is parked while it is live, rather than woken by the log.
+    parks: bool,
     ended: bool,
 }
 
@@ -78,6 +80,7 @@ impl Client {
             from_oldest: position == 0 && head > 0,
             page: None,
             behind: false,
+            parks: false,
             ended: false,
         }
     }
@@ -129,7 +132,13 @@ impl Client {
         let mut size = 0;
         while size < SIZE {
             let member = &mut self.member;
-            match member.log.look(self.position, &mut member.ticket, cx) {
+            let found = match self.parks {
+                true => member.log.look(self.position, &mut member.ticket),
+                false => member
+                    .log
+                    .look_or_wait(self.position, &mut member.ticket, cx),
+            };
+            match found {
                 Found::Chunk(chunk) => {
                     if size > 0 && size + chunk.size() > SIZE {
                         return;
@@ -172,6 +181,39 @@ impl Client {
     fn end(&mut self, out: &mut Vec<Bytes>) {
         self.ended = true;
         out.push(farewell());
+    }
+
+    /// From now on whoever polls it parks it when there is nothing.
+    pub fn park_when_live(&mut self) {
+        self.parks = true;
+    }
+
+    /// Whether it has all there is; else it waits for a page of history.
+    pub fn is_live(&self) -> bool {
+        self.page.is_none()
+    }
+
+    pub fn log(&self) -> &Arc<Log> {
+        &self.member.log
+    }
+
+    pub fn ticket(&self) -> &Ticket {
+        &self.member.ticket
+    }
+
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    pub fn heartbeat(&self) -> &Bytes {
+        &self.heartbeat
+    }
+
+    /// It has been given everything up to there, in a wave.
+    pub fn moved(&mut self, to: i64, events: usize, ticket: Ticket) {
+        self.position = self.position.max(to);
+        self.member.ticket = ticket;
+        self.admission.count(events);
     }
 
     /// A turn to be written what was handed out last; at once where that is live. Others have

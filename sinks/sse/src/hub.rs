@@ -14,7 +14,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use herald_contract::Event;
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Budget;
 use crate::chunk::Builder;
 use crate::frame::Frame;
-use crate::log::{Log, Ticket, Topic};
+use crate::log::{Call, Log, Ticket, Topic};
 
 /// Events published in one step. Clients join between two.
 const STEP: usize = 128;
@@ -64,25 +63,24 @@ impl Hub {
     pub fn start(&self, seq: i64) {
         let mut state = self.lock();
         state.head = Some(seq);
-        let wakers: Vec<_> = state.all().flat_map(|log| log.clear(seq)).collect();
+        let call: Call = state.all().map(|log| log.clear(seq)).collect();
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        call.go();
     }
 
     /// Passes events on. One that was published before is skipped, so a repeated batch does no
     /// harm.
     pub fn publish(&self, events: &[Arc<Event>]) {
         for step in events.chunks(STEP.min(self.buffer)) {
-            let wakers = self.publish_step(step);
-            wakers.into_iter().for_each(Waker::wake);
+            self.publish_step(step).go();
         }
         if self.budget.is_exceeded() {
             self.relieve();
         }
     }
 
-    fn publish_step(&self, events: &[Arc<Event>]) -> Vec<Waker> {
-        let mut wakers = Vec::new();
+    fn publish_step(&self, events: &[Arc<Event>]) -> Call {
+        let mut call = Call::default();
         let mut builders: Vec<(Arc<Log>, Builder)> = Vec::new();
         let mut state = self.lock();
         for event in events {
@@ -99,7 +97,7 @@ impl Hub {
                 );
                 builders.clear();
                 let start = event.seq - 1;
-                wakers.extend(state.all().flat_map(|log| log.clear(start)));
+                call.extend(state.all().map(|log| log.clear(start)).collect());
             }
             state.head = Some(event.seq);
             let logs = state.logs.get(&*event.tenant_id).map(Vec::as_slice);
@@ -124,9 +122,9 @@ impl Hub {
             }
         }
         for (log, builder) in builders {
-            wakers.extend(log.append(builder.finish(&self.budget), self.buffer));
+            call.extend(log.append(builder.finish(&self.budget), self.buffer));
         }
-        wakers
+        call
     }
 
     /// Lets go of what is kept for clients that are behind: they read history.
@@ -164,9 +162,9 @@ impl Hub {
     pub fn close(&self) {
         let state = self.lock();
         self.closed.cancel();
-        let wakers: Vec<_> = state.all().flat_map(|log| log.wake()).collect();
+        let call: Call = state.all().map(|log| log.wake()).collect();
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        call.go();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -204,9 +202,9 @@ impl Hub {
     fn beat(&self) {
         let state = self.lock();
         let Some(head) = state.head else { return };
-        let wakers: Vec<_> = state.all().flat_map(|log| log.beat(head)).collect();
+        let call: Call = state.all().map(|log| log.beat(head)).collect();
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        call.go();
     }
 
     /// Nothing under the lock can leave the state half changed, so a panic elsewhere is no reason
@@ -247,8 +245,6 @@ impl Drop for Member {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Context;
-
     use super::*;
     use crate::frame::Format;
     use crate::log::Found;
@@ -271,9 +267,8 @@ mod tests {
 
     /// Where a client at `position` is after all that it finds; `None` when it must replay.
     fn heard(member: &mut Member, mut position: i64) -> Option<i64> {
-        let mut cx = Context::from_waker(Waker::noop());
         loop {
-            match member.log.look(position, &mut member.ticket, &mut cx) {
+            match member.log.look(position, &mut member.ticket) {
                 Found::Chunk(chunk) => position = chunk.to,
                 Found::Behind => return None,
                 Found::Beat(_) | Found::Nothing => return Some(position),

@@ -32,6 +32,7 @@ mod log;
 mod raw;
 mod route;
 mod stream;
+mod wave;
 
 use std::sync::Arc;
 

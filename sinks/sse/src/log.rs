@@ -14,6 +14,13 @@ use herald_contract::TypeFilter;
 
 use crate::chunk::Chunk;
 use crate::frame::Format;
+use crate::wave::{self, Wave};
+
+/// Clients of one wave, before the next one gets some: what one core writes to in a moment.
+const OF_A_WAVE: usize = 2048;
+
+/// Waves of a stream.
+const MOST_WAVES: usize = 16;
 
 /// Events of the first page of a stream, whose events may be large.
 const FIRST_PAGE: usize = 64;
@@ -29,6 +36,8 @@ pub struct Topic {
 pub struct Log {
     pub topic: Topic,
     state: Mutex<State>,
+    /// Clients that are up to date, with their connections.
+    pub(crate) waves: Box<[Wave]>,
     /// Pages of history that were read last, for those who replay the same stretch. Whoever reads
     /// one holds the lock, so that the others find it.
     pub pages: tokio::sync::Mutex<Pages>,
@@ -57,6 +66,8 @@ struct State {
     events: usize,
     clients: usize,
     waiting: Vec<Waker>,
+    /// Those of each wave.
+    parked: Box<[Parked]>,
     /// Grows with every reason to wake those who wait.
     version: u64,
     /// Heartbeats so far, and the head at the last one.
@@ -64,7 +75,46 @@ struct State {
     head: i64,
 }
 
+/// What is known of a wave.
+#[derive(Debug, Default)]
+struct Parked {
+    clients: usize,
+    /// Whether a task writes to them, which looks again before it ends.
+    running: bool,
+}
+
+/// Those who are to be woken, once all locks are free.
+#[derive(Default)]
+#[must_use = "somebody waits"]
+pub struct Call {
+    wakers: Vec<Waker>,
+    waves: Vec<(Arc<Log>, usize)>,
+}
+
+impl Call {
+    pub fn extend(&mut self, other: Self) {
+        self.wakers.extend(other.wakers);
+        self.waves.extend(other.waves);
+    }
+
+    pub fn go(self) {
+        self.wakers.into_iter().for_each(Waker::wake);
+        for (log, number) in self.waves {
+            tokio::spawn(wave::run(log, number));
+        }
+    }
+}
+
+impl FromIterator<Call> for Call {
+    fn from_iter<I: IntoIterator<Item = Self>>(calls: I) -> Self {
+        let mut all = Self::default();
+        calls.into_iter().for_each(|call| all.extend(call));
+        all
+    }
+}
+
 /// What a client finds.
+#[derive(Clone)]
 pub enum Found {
     Chunk(Arc<Chunk>),
     /// It is too far behind for the log.
@@ -75,24 +125,36 @@ pub enum Found {
 }
 
 /// A client's place among those who wait.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ticket {
     version: u64,
     waker: Option<Waker>,
     beats: u32,
+    /// The wave that it is to be in.
+    pub(crate) wave: usize,
+}
+
+impl Ticket {
+    /// Whether it has heard the same heartbeats.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.beats == other.beats
+    }
 }
 
 impl Log {
     /// Of everything after `start`.
     pub fn new(topic: Topic, start: i64) -> Self {
+        let waves = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_WAVES));
         Self {
             topic,
+            waves: (0..waves).map(|_| Wave::default()).collect(),
             state: Mutex::new(State {
                 start,
                 chunks: VecDeque::new(),
                 events: 0,
                 clients: 0,
                 waiting: Vec::new(),
+                parked: (0..waves).map(|_| Parked::default()).collect(),
                 version: 1,
                 beats: 0,
                 head: start,
@@ -112,6 +174,7 @@ impl Log {
         state.clients += 1;
         Ticket {
             beats: state.beats,
+            wave: state.clients / OF_A_WAVE % self.waves.len(),
             ..Ticket::default()
         }
     }
@@ -130,7 +193,7 @@ impl Log {
     }
 
     /// Adds chunks and lets go of the oldest beyond `keep` events; who is to be woken.
-    pub fn append(&self, chunks: Vec<Chunk>, keep: usize) -> Vec<Waker> {
+    pub fn append(self: &Arc<Self>, chunks: Vec<Chunk>, keep: usize) -> Call {
         let mut state = self.lock();
         for chunk in chunks {
             state.events += chunk.events();
@@ -139,16 +202,16 @@ impl Log {
         while state.events > keep {
             state.forget_oldest();
         }
-        state.wake()
+        state.wake(self)
     }
 
     /// Lets go of all there is; the stream goes on after `start`.
-    pub fn clear(&self, start: i64) -> Vec<Waker> {
+    pub fn clear(self: &Arc<Self>, start: i64) -> Call {
         let mut state = self.lock();
         state.start = start;
         state.chunks.clear();
         state.events = 0;
-        state.wake()
+        state.wake(self)
     }
 
     /// Lets go of what is kept for those behind, but for the last chunk.
@@ -164,7 +227,7 @@ impl Log {
     }
 
     /// All up to `head` is in the log.
-    pub fn beat(&self, head: i64) -> Vec<Waker> {
+    pub fn beat(self: &Arc<Self>, head: i64) -> Call {
         // Nobody has come for them for a while, or they are read again.
         if let Ok(mut pages) = self.pages.try_lock() {
             pages.chunks.clear();
@@ -172,28 +235,25 @@ impl Log {
         let mut state = self.lock();
         state.beats = state.beats.wrapping_add(1);
         state.head = head;
-        state.wake()
+        state.wake(self)
     }
 
     /// Who is to be woken because all ends.
-    pub fn wake(&self) -> Vec<Waker> {
-        self.lock().wake()
+    pub fn wake(self: &Arc<Self>) -> Call {
+        self.lock().wake(self)
     }
 
-    /// What follows `position`. When there is nothing, the ticket's task is woken when there is.
-    pub fn look(&self, position: i64, ticket: &mut Ticket, cx: &mut Context<'_>) -> Found {
+    /// What follows `position`.
+    pub fn look(&self, position: i64, ticket: &mut Ticket) -> Found {
+        self.lock().look(position, ticket)
+    }
+
+    /// The same; when there is nothing, the task is woken when there is.
+    pub fn look_or_wait(&self, position: i64, ticket: &mut Ticket, cx: &mut Context<'_>) -> Found {
         let mut state = self.lock();
-        if position < state.start {
-            return Found::Behind;
-        }
-        let next = state.chunks.partition_point(|chunk| chunk.to <= position);
-        if let Some(chunk) = state.chunks.get(next) {
-            // It needs no other sign of life.
-            ticket.beats = state.beats;
-            return Found::Chunk(chunk.clone());
-        }
-        if std::mem::replace(&mut ticket.beats, state.beats) != state.beats {
-            return Found::Beat(state.head);
+        let found = state.look(position, ticket);
+        if !matches!(found, Found::Nothing) {
+            return found;
         }
         let known = ticket.version == state.version
             && ticket
@@ -207,9 +267,52 @@ impl Log {
         }
         Found::Nothing
     }
+
+    /// One more client is in the wave, at `position`. What it has not found before it came is
+    /// written to it now.
+    pub(crate) fn parked(self: &Arc<Self>, position: i64, ticket: &Ticket) -> Call {
+        let mut state = self.lock();
+        state.parked[ticket.wave].clients += 1;
+        match state.look(position, &mut ticket.clone()) {
+            Found::Nothing => Call::default(),
+            _ => state.wake(self),
+        }
+    }
+
+    pub(crate) fn unparked(&self, wave: usize) {
+        self.lock().parked[wave].clients -= 1;
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Whether a wave may rest that began at this version: else there is something new.
+    pub(crate) fn may_rest(&self, wave: usize, version: u64) -> bool {
+        let mut state = self.lock();
+        let rests = state.version == version;
+        state.parked[wave].running = !rests;
+        rests
+    }
 }
 
 impl State {
+    fn look(&self, position: i64, ticket: &mut Ticket) -> Found {
+        if position < self.start {
+            return Found::Behind;
+        }
+        let next = self.chunks.partition_point(|chunk| chunk.to <= position);
+        if let Some(chunk) = self.chunks.get(next) {
+            // It needs no other sign of life.
+            ticket.beats = self.beats;
+            return Found::Chunk(chunk.clone());
+        }
+        match std::mem::replace(&mut ticket.beats, self.beats) == self.beats {
+            true => Found::Nothing,
+            false => Found::Beat(self.head),
+        }
+    }
+
     fn forget_oldest(&mut self) {
         if let Some(oldest) = self.chunks.pop_front() {
             self.start = oldest.to;
@@ -217,8 +320,17 @@ impl State {
         }
     }
 
-    fn wake(&mut self) -> Vec<Waker> {
+    fn wake(&mut self, log: &Arc<Log>) -> Call {
         self.version += 1;
-        std::mem::take(&mut self.waiting)
+        let mut waves = Vec::new();
+        for (number, parked) in self.parked.iter_mut().enumerate() {
+            if parked.clients > 0 && !std::mem::replace(&mut parked.running, true) {
+                waves.push((log.clone(), number));
+            }
+        }
+        Call {
+            wakers: std::mem::take(&mut self.waiting),
+            waves,
+        }
     }
 }

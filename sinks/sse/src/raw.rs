@@ -5,15 +5,18 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::AsyncWriteExt as _;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
+use crate::wave::{self, Seat};
 
 /// A client that reads nothing for so long is looked at again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,35 +29,38 @@ const PIECES: usize = 64;
 
 enum Next {
     Write,
+    Park,
     End,
     Gone,
 }
 
 /// Writes `head`, then the stream, until the client leaves, takes nothing for `send_timeout`, or
 /// has been told to come back later.
-pub async fn write(
-    mut connection: TcpStream,
-    head: Bytes,
-    mut client: Client,
-    send_timeout: Duration,
-) {
+pub async fn write(connection: TcpStream, head: Bytes, mut client: Client, send_timeout: Duration) {
+    let seat = Arc::new(Seat::new(connection));
     let mut pieces = vec![head];
+    client.park_when_live();
     let ended = loop {
-        match poll_fn(|cx| poll_next(cx, &connection, &mut client, &mut pieces)).await {
+        match poll_fn(|cx| poll_next(cx, &seat.connection, &mut client, &mut pieces)).await {
             Next::Write => {}
+            Next::Park => match wave::park(client, &seat).await {
+                Some(back) => (client, pieces) = back,
+                None => return,
+            },
             Next::End => break true,
             Next::Gone => break false,
         }
-        if !write_all(&connection, &mut pieces, &client, send_timeout).await {
+        if !write_all(&seat.connection, &mut pieces, &client, send_timeout).await {
             break false;
         }
         // A client that takes everything at once does not keep others from their turn.
         tokio::task::consume_budget().await;
     };
     drop(client);
-    if ended && connection.shutdown().await.is_ok() {
+    let connection = &seat.connection;
+    if ended && SockRef::from(connection).shutdown(Shutdown::Write).is_ok() {
         // What it may still send must not make the kernel throw away what it has not read.
-        let _ = timeout(LINGER, poll_fn(|cx| poll_gone(cx, &connection))).await;
+        let _ = timeout(LINGER, poll_fn(|cx| poll_gone(cx, connection))).await;
     }
 }
 
@@ -67,12 +73,13 @@ fn poll_next(
     match client.poll_next(cx, pieces) {
         Poll::Ready(true) => Poll::Ready(Next::Write),
         Poll::Ready(false) => Poll::Ready(Next::End),
+        Poll::Pending if client.is_live() => Poll::Ready(Next::Park),
         Poll::Pending => poll_gone(cx, connection).map(|()| Next::Gone),
     }
 }
 
 /// Throws away what the client sends; ready when it has closed the connection.
-fn poll_gone(cx: &mut Context<'_>, connection: &TcpStream) -> Poll<()> {
+pub fn poll_gone(cx: &mut Context<'_>, connection: &TcpStream) -> Poll<()> {
     let mut nothing = [0; 256];
     loop {
         if ready!(connection.poll_read_ready(cx)).is_err() {
@@ -118,7 +125,7 @@ async fn write_all(
     true
 }
 
-fn write_some(connection: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
+pub fn write_some(connection: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
     if let [only] = pieces {
         return connection.try_write(only);
     }
@@ -130,7 +137,7 @@ fn write_some(connection: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
     connection.try_write_vectored(&slices[..count])
 }
 
-fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {
+pub fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {
     let mut written = 0;
     for piece in pieces.iter_mut() {
         if count < piece.len() {

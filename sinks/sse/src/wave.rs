@@ -1,0 +1,301 @@
+//! Live events to clients that are up to date, written one after the other by one task, which costs
+//! little more than the system calls: nobody is woken for it.
+//!
+//! ```text
+//!          has all there is            a new chunk, or a heartbeat: written whole
+//! task ──────────────────────▶ parked ◀──────────────────┐
+//!  ▲                             │ └──────────────────────┘
+//!  └── it could not be written whole, is behind, or all ends
+//! ```
+//!
+//! Invariants:
+//! 1. A client is in one place: with its task, in a slot, or on its way back in its seat.
+//! 2. A parked client has been written all up to its position, and nothing of what follows.
+//! 3. A wave ends only when nothing has become new since it began; whoever is parked looks whether
+//!    something is new after it is in its slot. So nothing stays unwritten.
+//! 4. Locks are taken in this order: slots, log, and seat after slots. No client is dropped under
+//!    one.
+
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use crate::chunk::SIZE;
+use crate::client::Client;
+use crate::log::{Found, Log, Ticket};
+use crate::raw;
+
+/// Clients that are written to before another task gets its turn.
+const STEP: usize = 16;
+
+#[derive(Default)]
+pub struct Wave {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    parked: Vec<Option<Parked>>,
+    free: Vec<usize>,
+}
+
+struct Parked {
+    client: Client,
+    seat: Arc<Seat>,
+}
+
+/// A connection, and where its client comes back to.
+pub struct Seat {
+    pub connection: TcpStream,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    back: Option<Back>,
+    waker: Option<Waker>,
+}
+
+/// A client, and what it is still to be written.
+pub type Back = (Client, Vec<Bytes>);
+
+impl Seat {
+    pub fn new(connection: TcpStream) -> Self {
+        Self {
+            connection,
+            state: Mutex::default(),
+        }
+    }
+
+    fn give_back(&self, back: Back) {
+        let waker = {
+            let mut state = lock(&self.state);
+            state.back = Some(back);
+            state.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll_back(&self, cx: &mut Context<'_>) -> Poll<Back> {
+        let mut state = lock(&self.state);
+        if let Some(back) = state.back.take() {
+            return Poll::Ready(back);
+        }
+        if !state
+            .waker
+            .as_ref()
+            .is_some_and(|w| w.will_wake(cx.waker()))
+        {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// A client's place in a wave; it is taken out when this is dropped.
+struct Place<'a> {
+    log: Arc<Log>,
+    wave: usize,
+    slot: usize,
+    seat: &'a Arc<Seat>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut slots = lock(&self.log.waves[self.wave].slots);
+        let is_ours = |parked: &Parked| Arc::ptr_eq(&parked.seat, self.seat);
+        if slots.parked[self.slot].as_ref().is_some_and(is_ours) {
+            let parked = slots.take(self.slot);
+            drop(slots);
+            self.log.unparked(self.wave);
+            drop(parked);
+        }
+    }
+}
+
+impl Slots {
+    fn put(&mut self, parked: Parked) -> usize {
+        match self.free.pop() {
+            Some(slot) => {
+                self.parked[slot] = Some(parked);
+                slot
+            }
+            None => {
+                self.parked.push(Some(parked));
+                self.parked.len() - 1
+            }
+        }
+    }
+
+    fn take(&mut self, slot: usize) -> Option<Parked> {
+        let parked = self.parked[slot].take();
+        self.free.push(slot);
+        parked
+    }
+}
+
+/// Leaves a client that has all there is to its wave, until it comes back; `None` when it has
+/// closed the connection.
+pub async fn park(client: Client, seat: &Arc<Seat>) -> Option<Back> {
+    let (log, position) = (client.log().clone(), client.position());
+    let ticket = client.ticket().clone();
+    let seat_of_slot = seat.clone();
+    let slot = lock(&log.waves[ticket.wave].slots).put(Parked {
+        client,
+        seat: seat_of_slot,
+    });
+    let place = Place {
+        log,
+        wave: ticket.wave,
+        slot,
+        seat,
+    };
+    place.log.parked(position, &ticket).go();
+    let back = poll_fn(|cx| {
+        if let Poll::Ready(back) = seat.poll_back(cx) {
+            return Poll::Ready(Some(back));
+        }
+        ready!(raw::poll_gone(cx, &seat.connection));
+        Poll::Ready(None)
+    })
+    .await;
+    drop(place);
+    back
+}
+
+/// Writes what is new to all who are parked, until nothing is.
+pub async fn run(log: Arc<Log>, number: usize) {
+    loop {
+        let version = log.version();
+        let (mut next, mut known) = (0, None);
+        while step(&log, number, &mut next, &mut known) {
+            tokio::task::yield_now().await;
+        }
+        if log.may_rest(number, version) {
+            return;
+        }
+    }
+}
+
+/// What those find who are at the same place.
+struct Known {
+    position: i64,
+    before: Ticket,
+    news: News,
+    after: Ticket,
+}
+
+enum News {
+    Pieces {
+        pieces: Vec<Bytes>,
+        to: i64,
+        events: usize,
+    },
+    Beat(i64),
+    Behind,
+    Nothing,
+}
+
+/// Goes on with some clients; `false` when all have had their turn.
+fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Known>) -> bool {
+    let mut back = Vec::new();
+    let mut slots = lock(&log.waves[number].slots);
+    let end = slots.parked.len().min(*next + STEP);
+    for slot in *next..end {
+        let Some(parked) = &mut slots.parked[slot] else {
+            continue;
+        };
+        let (position, ticket) = (parked.client.position(), parked.client.ticket());
+        let known = match known {
+            Some(known) if known.position == position && known.before.is_like(ticket) => known,
+            _ => known.insert(Known::new(log, position, ticket)),
+        };
+        if let Some(rest) = parked.write(known)
+            && let Some(parked) = slots.take(slot)
+        {
+            back.push((parked, rest));
+        }
+    }
+    *next = end;
+    let more = end < slots.parked.len();
+    drop(slots);
+    for (Parked { client, seat }, rest) in back {
+        log.unparked(number);
+        seat.give_back((client, rest));
+    }
+    more
+}
+
+impl Known {
+    fn new(log: &Log, position: i64, ticket: &Ticket) -> Self {
+        let mut after = ticket.clone();
+        let (mut pieces, mut to, mut events, mut size) = (Vec::new(), position, 0, 0);
+        let news = loop {
+            match log.look(to, &mut after) {
+                Found::Chunk(chunk) if size == 0 || size + chunk.size() <= SIZE => {
+                    let (bytes, count) = chunk.after(to);
+                    size += bytes.len();
+                    pieces.push(bytes);
+                    (to, events) = (chunk.to, events + count);
+                }
+                _ if size > 0 => break News::Pieces { pieces, to, events },
+                Found::Beat(head) => break News::Beat(head),
+                Found::Behind => break News::Behind,
+                Found::Chunk(_) | Found::Nothing => break News::Nothing,
+            }
+        };
+        Self {
+            position,
+            before: ticket.clone(),
+            news,
+            after,
+        }
+    }
+}
+
+impl Parked {
+    /// What is left to write, when the client is to go back to its task.
+    fn write(&mut self, known: &Known) -> Option<Vec<Bytes>> {
+        let client = &mut self.client;
+        match &known.news {
+            News::Behind => return Some(Vec::new()),
+            News::Nothing => {}
+            News::Beat(head) => {
+                client.moved(*head, 0, known.after.clone());
+                // One that is not taken whole is not worth to be waited for, nor half of it.
+                let heartbeat = client.heartbeat();
+                match self.seat.connection.try_write(heartbeat) {
+                    Ok(count) if count < heartbeat.len() => {
+                        return Some(vec![heartbeat.slice(count..)]);
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => return Some(Vec::new()),
+                }
+            }
+            News::Pieces { pieces, to, events } => {
+                match raw::write_some(&self.seat.connection, pieces) {
+                    Ok(count) => {
+                        client.moved(*to, *events, known.after.clone());
+                        if count < pieces.iter().map(Bytes::len).sum() {
+                            let mut rest = pieces.clone();
+                            raw::advance(&mut rest, count);
+                            return Some(rest);
+                        }
+                    }
+                    // Its task waits until it can be written to, or finds out that it cannot.
+                    Err(_) => return Some(Vec::new()),
+                }
+            }
+        }
+        client.hub.is_closed().then(Vec::new)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
