@@ -22,8 +22,6 @@ use crate::log::{Log, Topic};
 const READERS: usize = 8;
 /// Clients that are written a page at once.
 const WRITERS: usize = 2;
-/// Pages of one stream that are kept for others, in bytes.
-const KEPT: usize = 1 << 20;
 /// For one query, with its wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a page that a client is waiting for, with all repetitions.
@@ -77,12 +75,11 @@ impl Reader {
         let chunk = async {
             // Under the lock: the others wait for this page rather than read it again.
             let mut pages = log.pages.lock().await;
-            let covers = |page: &&Arc<Chunk>| page.from <= position && position < page.to;
-            if let Some(page) = pages.chunks.iter().find(covers) {
-                return page.clone();
+            if let Some(page) = pages.find(position) {
+                return page;
             }
             if hub.budget.is_exceeded() {
-                pages.chunks.clear();
+                pages.clear();
                 hub.relieve();
                 hub.budget.room().await;
             }
@@ -91,17 +88,8 @@ impl Reader {
                 let limit = pages.limit.min(self.page);
                 match self.page(hub, log, position, limit).await {
                     Ok(chunks) => {
-                        let first = chunks[0].clone();
-                        pages.limit = next_limit(limit, &chunks);
-                        pages.chunks.extend(chunks);
-                        let sizes = pages.chunks.iter().map(|chunk| chunk.size());
-                        let mut size: usize = sizes.sum();
-                        while size > KEPT
-                            && let Some(oldest) = pages.chunks.pop_front()
-                        {
-                            size -= oldest.size();
-                        }
-                        return first;
+                        pages.add(&chunks, limit);
+                        return chunks[0].clone();
                     }
                     Err(e) => cause = e,
                 }
@@ -156,15 +144,5 @@ impl Reader {
         timeout(PATIENCE, turn)
             .await
             .unwrap_or_else(|_| Err(Unavailable("no answer in time".into())))
-    }
-}
-
-/// So many events that a page stays below what is kept of them, by the size of the last one.
-fn next_limit(limit: usize, page: &[Arc<Chunk>]) -> usize {
-    let size: usize = page.iter().map(|chunk| chunk.size()).sum();
-    match size {
-        _ if size > KEPT => (limit / 2).max(1),
-        _ if size < KEPT / 4 => limit.saturating_mul(2),
-        _ => limit,
     }
 }

@@ -9,8 +9,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use herald_contract::TypeFilter;
+use tokio::time::Instant;
 
 use crate::chunk::Chunk;
 use crate::frame::Format;
@@ -22,8 +24,57 @@ const OF_A_WAVE: usize = 2048;
 /// Waves of a stream.
 const MOST_WAVES: usize = 16;
 
+/// Pages of one stream that are kept, in bytes.
+const KEPT: usize = 1 << 20;
+
+/// How long a page is what the database has.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Events of the first page of a stream, whose events may be large.
 const FIRST_PAGE: usize = 64;
+
+impl Pages {
+    pub fn clear(&mut self) {
+        self.chunks.clear();
+    }
+
+    /// What was read of this place not long ago.
+    pub fn find(&mut self, position: i64) -> Option<Arc<Chunk>> {
+        let now = Instant::now();
+        while self
+            .chunks
+            .front()
+            .is_some_and(|(read, _)| now - *read > FRESH)
+        {
+            self.chunks.pop_front();
+        }
+        let covers = |chunk: &&Arc<Chunk>| chunk.from <= position && position < chunk.to;
+        self.chunks
+            .iter()
+            .map(|(_, chunk)| chunk)
+            .find(covers)
+            .cloned()
+    }
+
+    /// Keeps a page for the others, and chooses the size of the next one.
+    pub fn add(&mut self, page: &[Arc<Chunk>], limit: usize) {
+        let read = Instant::now();
+        let size = |chunk: &Arc<Chunk>| chunk.size();
+        self.limit = match page.iter().map(size).sum::<usize>() {
+            large if large > KEPT => (limit / 2).max(1),
+            small if small < KEPT / 4 => limit.saturating_mul(2),
+            _ => limit,
+        };
+        self.chunks
+            .extend(page.iter().map(|chunk| (read, chunk.clone())));
+        let mut all: usize = self.chunks.iter().map(|(_, chunk)| size(chunk)).sum();
+        while all > KEPT
+            && let Some((_, oldest)) = self.chunks.pop_front()
+        {
+            all -= size(&oldest);
+        }
+    }
+}
 
 /// What makes two clients' streams the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +94,11 @@ pub struct Log {
     pub pages: tokio::sync::Mutex<Pages>,
 }
 
-/// Pages of history.
+/// Pages of history, for those who read it at the same time.
 #[derive(Debug)]
 pub struct Pages {
-    pub chunks: VecDeque<Arc<Chunk>>,
+    /// Each with the time at which it was read.
+    chunks: VecDeque<(Instant, Arc<Chunk>)>,
     /// Events that the next query is to read at most.
     pub limit: usize,
 }
@@ -222,7 +274,7 @@ impl Log {
         }
         drop(state);
         if let Ok(mut pages) = self.pages.try_lock() {
-            pages.chunks.clear();
+            pages.clear();
         }
     }
 
@@ -230,7 +282,7 @@ impl Log {
     pub fn beat(self: &Arc<Self>, head: i64) -> Call {
         // Nobody has come for them for a while, or they are read again.
         if let Ok(mut pages) = self.pages.try_lock() {
-            pages.chunks.clear();
+            pages.clear();
         }
         let mut state = self.lock();
         state.beats = state.beats.wrapping_add(1);
