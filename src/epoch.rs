@@ -93,6 +93,8 @@ impl Epoch {
             sinks: handles,
             relays: roles.relay,
             hosts: self.config.http.hosts.clone(),
+            origins: self.config.http.origins.clone(),
+            trusted_proxies: self.config.http.trusted_proxies.clone(),
             max_body: self.config.http.max_body_bytes,
             max_payload: self.config.http.max_payload_bytes,
         });

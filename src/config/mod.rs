@@ -10,6 +10,7 @@
 //! environment ───┘                       └─ decode ─▶ each sink's own ─┘
 //! ```
 
+mod callers;
 mod checks;
 mod decode;
 mod env;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use herald_contract::duration;
 use serde::{Deserialize, Serialize};
 
+pub use callers::{Network, Origin};
 pub use env::process_env;
 pub use fault::{At, Faults, Located, Path, Step};
 pub use limits::{Breaker, Destination, Ordering, Rate};
@@ -208,6 +210,10 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Host names, beside loopback ones, by which a proxy or a browser may ask.
     pub hosts: Vec<String>,
+    /// Pages of these origins, beside herald's own, may ask (CORS).
+    pub origins: Vec<Origin>,
+    /// Proxies that say truly for whom they ask, in `X-Forwarded-For`.
+    pub trusted_proxies: Vec<Network>,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// The largest payload of one event, in bytes of JSON.
@@ -222,6 +228,8 @@ impl Default for Http {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 3001)),
             hosts: Vec::new(),
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             max_body_bytes: 4 * 1024 * 1024,
             max_payload_bytes: 256 * 1024,
             drain: Duration::from_secs(20),

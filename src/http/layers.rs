@@ -2,15 +2,20 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use herald_routes::{Access, Problem};
+use herald_routes::{Access, ClientAddress, Problem};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Api;
+use crate::config::{Network, Origin};
+
+/// How long a browser remembers that it may ask.
+const PREFLIGHT: Duration = Duration::from_secs(600);
 
 /// With `auth.mode = "none"` everybody may do everything.
 pub(super) async fn grant(mut request: Request, next: Next) -> Response {
@@ -24,13 +29,66 @@ pub(super) async fn grant(mut request: Request, next: Next) -> Response {
 /// asked must be a loopback one or in `http.hosts`: 421. And a browser says which page asks (RFC
 /// 6454 §7): one of another origin may not change anything: 403.
 pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    match refusal(request.method(), request.headers(), &api.hosts) {
+    let origins = &api.origins;
+    match refusal(request.method(), request.headers(), &api.hosts, origins) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
     }
 }
 
-fn refusal(method: &Method, headers: &HeaderMap, hosts: &[String]) -> Option<Problem> {
+/// Answers what browsers ask before they let a page of another origin ask (the CORS protocol of the
+/// Fetch standard), and tells them which origins may.
+pub(super) fn cross_origin(origins: &[Origin]) -> CorsLayer {
+    let known = origins.iter().map(|origin| origin.as_str().parse());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(known.filter_map(Result::ok)))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .max_age(PREFLIGHT)
+}
+
+/// Finds out for whom a trusted proxy asks.
+pub(super) async fn locate(
+    State(api): State<Arc<Api>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if let Some(ClientAddress(from)) = request.extensions().get().copied() {
+        let client = client_address(from, request.headers(), &api.trusted_proxies);
+        request.extensions_mut().insert(ClientAddress(client));
+    }
+    next.run(request).await
+}
+
+/// The last address that no trusted proxy has: what is before it anybody can have written.
+fn client_address(from: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let forwarded = headers.get_all("x-forwarded-for").iter().rev();
+    let mut client = from;
+    for named in forwarded.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')) {
+        let Ok(named) = named.trim().parse() else {
+            break;
+        };
+        if !is_trusted(client) {
+            break;
+        }
+        client = named;
+    }
+    client
+}
+
+fn refusal(
+    method: &Method,
+    headers: &HeaderMap,
+    hosts: &[String],
+    origins: &[Origin],
+) -> Option<Problem> {
     let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or(""));
     let host = text(header::HOST);
     if host.is_some_and(|host| !is_ours(host, hosts)) {
@@ -38,6 +96,9 @@ fn refusal(method: &Method, headers: &HeaderMap, hosts: &[String]) -> Option<Pro
         return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
     }
     let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if text(header::ORIGIN).is_some_and(|asks| origins.iter().any(|known| known.as_str() == asks)) {
+        return None;
+    }
     let origin = text(header::ORIGIN).map(|o| o.split_once("://").map_or("", |(_, rest)| rest));
     let from_us = |origin: &str| Some(origin) == host || names(origin, hosts);
     if !reads && origin.is_some_and(|origin| !from_us(origin)) {
@@ -97,6 +158,27 @@ pub(super) async fn measure(State(api): State<Arc<Api>>, request: Request, next:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_the_last_address_that_no_trusted_proxy_has() {
+        let trusted: Vec<Network> = ["127.0.0.1", "10.0.0.0/8"]
+            .map(|network| network.parse().expect("a network"))
+            .into();
+        let client = |from: &str, forwarded: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in forwarded {
+                headers.append("x-forwarded-for", line.parse().expect("a value"));
+            }
+            let from = from.parse().expect("an address");
+            client_address(from, &headers, &trusted).to_string()
+        };
+        assert_eq!(client("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
+        assert_eq!(client("127.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        let chain = ["1.1.1.1, 198.51.100.7", "10.1.1.1"];
+        assert_eq!(client("127.0.0.1", &chain), "198.51.100.7");
+        assert_eq!(client("127.0.0.1", &["nonsense"]), "127.0.0.1");
+    }
 
     #[test]
     fn only_loopback_hosts_and_those_configured_are_ours() {

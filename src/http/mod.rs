@@ -21,6 +21,7 @@ use herald_routes::Problem;
 use tokio::sync::Notify;
 
 use crate::broker::Broker;
+use crate::config::{Network, Origin};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 
@@ -40,6 +41,10 @@ pub struct Api {
     pub relays: bool,
     /// Names beside loopback ones by which it may be asked.
     pub hosts: Vec<String>,
+    /// Origins of pages beside herald's own that may ask.
+    pub origins: Vec<Origin>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// Largest request body, in bytes.
     pub max_body: usize,
     /// Largest payload of one event, in bytes.
@@ -72,6 +77,8 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
         .layer(DefaultBodyLimit::max(max_body))
         .layer(middleware::from_fn_with_state(api.clone(), layers::guard))
         .layer(middleware::from_fn(layers::grant))
+        .layer(middleware::from_fn_with_state(api.clone(), layers::locate))
+        .layer(layers::cross_origin(&api.origins))
         .layer(middleware::from_fn_with_state(api, layers::measure))
 }
 

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -17,7 +18,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::Takeover;
+use herald_routes::{ClientAddress, Takeover};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -71,7 +72,9 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((connection, _)) => server.spawn(server.clone().connection(connection)),
+                Ok((connection, from)) => {
+                    server.spawn(server.clone().connection(connection, from.ip()));
+                }
                 Err(error) => refused(&error).await,
             },
             _ = reap.tick() => { server.reap(); }
@@ -115,7 +118,7 @@ impl Server {
         tasks.len()
     }
 
-    async fn connection(self, connection: TcpStream) {
+    async fn connection(self, connection: TcpStream, from: IpAddr) {
         // Small frames must not wait for an acknowledgement (Nagle's algorithm).
         let _ = connection.set_nodelay(true);
         let _ = SockRef::from(&connection).set_tcp_user_timeout(Some(GONE));
@@ -125,19 +128,19 @@ impl Server {
             () = self.stop.cancelled() => return,
         };
         match peeked {
-            Ok(Ok(_)) if first == *PREFACE => self.http2(connection).await,
-            Ok(Ok(count)) if count > 0 => self.http1(connection).await,
+            Ok(Ok(_)) if first == *PREFACE => self.http2(connection, from).await,
+            Ok(Ok(count)) if count > 0 => self.http1(connection, from).await,
             _ => {}
         }
     }
 
-    async fn http1(self, connection: TcpStream) {
+    async fn http1(self, connection: TcpStream, from: IpAddr) {
         let handover: Arc<Mutex<Option<Handover>>> = Arc::default();
         let (router, slot) = (self.router.clone(), handover.clone());
         let service = service_fn(move |request| {
             let (router, slot) = (router.clone(), slot.clone());
             async move {
-                let response = answer(router, request).await;
+                let response = answer(router, request, from).await;
                 if let Some(takeover) = response.extensions().get::<Takeover>() {
                     let handover = Handover {
                         takeover: takeover.clone(),
@@ -180,11 +183,11 @@ impl Server {
         }
     }
 
-    async fn http2(self, connection: TcpStream) {
+    async fn http2(self, connection: TcpStream, from: IpAddr) {
         let router = self.router.clone();
         let service = service_fn(move |request| {
             let router = router.clone();
-            async move { Ok::<_, Infallible>(answer(router, request).await) }
+            async move { Ok::<_, Infallible>(answer(router, request, from).await) }
         });
         let mut serving = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -201,7 +204,8 @@ impl Server {
     }
 }
 
-async fn answer(mut router: Router, request: Request<Incoming>) -> Response {
+async fn answer(mut router: Router, mut request: Request<Incoming>, from: IpAddr) -> Response {
+    request.extensions_mut().insert(ClientAddress(from));
     // A router is always ready.
     match router.call(request.map(Body::new)).await {
         Ok(response) => response,
