@@ -23,6 +23,7 @@ mod push;
 mod restored;
 mod resume;
 mod retention;
+mod streams;
 mod transactions;
 
 #[path = "../harness/mod.rs"]

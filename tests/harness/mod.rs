@@ -20,7 +20,7 @@ mod wait;
 pub use config::Config;
 pub use database::{Database, emit};
 pub use herald::{Herald, Home};
-pub use http::{Api, text};
+pub use http::{Api, Reply, text};
 pub use peers::{Push, Smtp};
 pub use process::{Process, signal, try_signal};
 pub use redis::OwnRedis;

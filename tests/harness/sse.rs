@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
+use hyper::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::time::interval;
@@ -68,7 +69,12 @@ impl Sse {
         if !kind.is_some_and(|k| k.as_bytes().starts_with(b"text/event-stream")) {
             return Err(format!("not an event stream: {kind:?}"));
         }
-        Ok(Self {
+        Ok(Self::of(response, last_id))
+    }
+
+    /// Reads the stream of a response; `last_id` is what it was asked to follow.
+    pub fn of(response: Response<Incoming>, last_id: Option<&str>) -> Self {
+        Self {
             body: response.into_body(),
             buffer: BytesMut::new(),
             last_id: last_id.unwrap_or_default().to_owned(),
@@ -77,7 +83,7 @@ impl Sse {
             id: last_id.unwrap_or_default().to_owned(),
             name: String::new(),
             data: None,
-        })
+        }
     }
 
     /// The next event that has data; `None` when the stream has ended.
