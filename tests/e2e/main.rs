@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_queries;
+mod behind_nginx;
 mod browser;
 mod checking;
 mod cursors;
@@ -14,6 +15,7 @@ mod hanging;
 mod isolation;
 mod limits;
 mod losses;
+mod nginx;
 mod operations;
 mod order;
 mod outages;
