@@ -40,7 +40,8 @@ source.onerror = () => {
 };
 </script>"#;
 
-fn chromium(path: &str, profile: &TempDir, url: &str) -> Child {
+/// Starts Chromium with this page.
+pub fn chromium(path: &str, profile: &TempDir, url: &str) -> Child {
     Command::new(path)
         .args([
             "--headless",

@@ -3,17 +3,22 @@
 
 mod bad_input;
 mod bad_queries;
+mod behind_nginx;
 mod browser;
 mod checking;
+mod clients;
 mod cursors;
 mod dead_letters;
 mod embedded;
 mod everyone;
 mod expiry;
+mod foreign;
 mod hanging;
 mod isolation;
 mod limits;
 mod losses;
+mod nginx;
+mod odd_data;
 mod operations;
 mod order;
 mod outages;

@@ -53,7 +53,7 @@ pub fn redis(number: u8) -> Option<String> {
 
 /// The Python that has what the peers need.
 pub fn python() -> Option<String> {
-    given("mail and push peers", "HERALD_TEST_PYTHON")
+    given("Python peers", "HERALD_TEST_PYTHON")
 }
 
 /// The seed of a story's random choices: `HERALD_TEST_SEED`, or a new one, which is printed so
