@@ -17,8 +17,9 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::Takeover;
+use herald_routes::{Connection, Takeover};
 use http::Request;
+use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -173,7 +174,11 @@ impl Server {
             return;
         };
         if let Some(parts) = serving.into_parts()
-            && let Some(writing) = takeover.begin(parts.io.into_inner(), head)
+            && let Some(writing) = takeover.begin(Connection {
+                socket: parts.io.into_inner(),
+                read: parts.read_buf,
+                head,
+            })
         {
             // A task of its own size: this one was as large as all that hyper needs.
             self.spawn(writing);
@@ -209,11 +214,14 @@ async fn answer(mut router: Router, request: Request<Incoming>) -> Response {
     }
 }
 
-/// The head of a response that ends with its connection (RFC 9112 §6.3).
+/// The head of a response that ends with its connection (RFC 9112 §6.3), unless its own headers say
+/// what the connection becomes.
 fn head(response: &Response) -> Bytes {
     let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     let date = Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    let own = [("date", date.as_bytes()), ("connection", b"close")];
+    let close: Option<(&str, &[u8])> = Some(("connection", b"close"));
+    let close = close.filter(|_| !response.headers().contains_key(CONNECTION));
+    let own = [("date", date.as_bytes())].into_iter().chain(close);
     let headers = response.headers().iter();
     for (name, value) in headers
         .map(|(name, value)| (name.as_str(), value.as_bytes()))

@@ -27,15 +27,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use herald_contract::Unavailable;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::chunk::{Chunk, SIZE};
-use crate::frame::{EXPIRED, farewell};
+use crate::frame::Cause;
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
-use crate::log::Found;
+use crate::log::{Found, Topic};
+use crate::raw::Talk;
 
 pub struct Client {
     pub hub: Arc<Hub>,
@@ -100,7 +100,7 @@ impl Client {
                 match page.unwrap_or_else(|failed| Err(Unavailable(failed.to_string()))) {
                     Ok(page) => {
                         if !std::mem::take(&mut self.from_oldest) && page.expired > self.position {
-                            out.push(EXPIRED);
+                            out.push(self.topic().format.expired());
                         }
                         self.behind = true;
                         self.hand_out(&page, out);
@@ -171,15 +171,33 @@ impl Client {
 
     fn end(&mut self, out: &mut Vec<Bytes>) {
         self.ended = true;
-        out.push(farewell());
+        let cause = Cause::now(&self.hub);
+        out.push(self.topic().format.farewell(cause));
     }
 
-    /// A turn to be written what was handed out last; at once where that is live. Others have
-    /// theirs when it is dropped.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        match self.behind {
-            true => self.reader.turn().await,
-            false => None,
-        }
+    pub fn topic(&self) -> &Topic {
+        &self.member.log.topic
     }
+
+    /// Leaves the stream; its place among the clients, and how far it has been handed the stream.
+    pub fn leave(self) -> (Admission, i64) {
+        (self.admission, self.position)
+    }
+}
+
+/// One that is not listened to: a stream has nothing to hear from its client.
+impl Talk for Client {
+    fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
+        self.poll_next(cx, out)
+    }
+
+    fn queue(&self) -> Option<Arc<Reader>> {
+        self.behind.then(|| self.reader.clone())
+    }
+
+    fn hears(&self) -> bool {
+        true
+    }
+
+    fn hear(&mut self, _: &[u8]) {}
 }

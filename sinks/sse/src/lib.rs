@@ -32,6 +32,7 @@ mod log;
 mod raw;
 mod route;
 mod stream;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -83,6 +84,7 @@ impl Sse {
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/sse", get(route::serve))
+            .route("/ws", get(websocket::serve))
             .with_state(self.shared.clone())
     }
 }
