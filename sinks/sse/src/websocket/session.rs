@@ -278,3 +278,6 @@ fn within_subscribe(mut problem: Problem) -> Problem {
     problem.field = problem.field.map(|field| format!("subscribe.{field}"));
     problem
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::websocket::close::Fault;
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
 /// A frame with this first byte.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
     match payload.len() {
         length if length < 126 => out.push(MASKED | length as u8),
