@@ -27,7 +27,8 @@ pub(super) async fn grant(mut request: Request, next: Next) -> Response {
 ///
 /// A page's name can be made to resolve to this machine (DNS rebinding), so the `Host` that is
 /// asked must be a loopback one or in `http.hosts`: 421. And a browser says which page asks (RFC
-/// 6454 §7): one of another origin may not change anything: 403.
+/// 6454 §7): one of another origin may not change anything, nor open a WebSocket, which a browser
+/// would let it read (RFC 6455 §10.2): 403.
 pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let origins = &api.origins;
     match refusal(request.method(), request.headers(), &api.hosts, origins) {
@@ -101,8 +102,12 @@ fn refusal(
     }
     let origin = text(header::ORIGIN).map(|o| o.split_once("://").map_or("", |(_, rest)| rest));
     let from_us = |origin: &str| Some(origin) == host || names(origin, hosts);
-    if !reads && origin.is_some_and(|origin| !from_us(origin)) {
-        let detail = "requests that change something must come from herald's own origin";
+    let upgrades = headers.contains_key(header::UPGRADE);
+    if (!reads || upgrades) && origin.is_some_and(|origin| !from_us(origin)) {
+        let detail = match upgrades {
+            true => "WebSockets must come from herald's own origin",
+            false => "requests that change something must come from herald's own origin",
+        };
         return Some(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     None
@@ -157,6 +162,8 @@ pub(super) async fn measure(State(api): State<Arc<Api>>, request: Request, next:
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -178,6 +185,37 @@ mod tests {
         let chain = ["1.1.1.1, 198.51.100.7", "10.1.1.1"];
         assert_eq!(client("127.0.0.1", &chain), "198.51.100.7");
         assert_eq!(client("127.0.0.1", &["nonsense"]), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_page_of_another_origin_may_read_but_neither_change_anything_nor_upgrade() {
+        let hosts = ["events.example.com".to_owned()];
+        let app: Origin = "https://app.example.com".parse().expect("an origin");
+        let status = |method: Method, origin: &'static str, upgrade: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:3001"));
+            if !origin.is_empty() {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            if upgrade {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            }
+            refusal(&method, &headers, &hosts, &[app.clone()]).map(|problem| problem.status)
+        };
+        for ours in [
+            "",
+            "http://127.0.0.1:3001",
+            "https://events.example.com",
+            "https://app.example.com",
+        ] {
+            assert_eq!(status(Method::POST, ours, false), None, "{ours}");
+            assert_eq!(status(Method::GET, ours, true), None, "{ours}");
+        }
+        for other in ["https://evil.example", "http://127.0.0.1:8080", "null"] {
+            assert_eq!(status(Method::GET, other, false), None, "{other}");
+            assert_eq!(status(Method::POST, other, false), Some(403), "{other}");
+            assert_eq!(status(Method::GET, other, true), Some(403), "{other}");
+        }
     }
 
     #[test]

@@ -18,8 +18,9 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::{ClientAddress, Takeover};
-use http::Request;
+use herald_routes::{ClientAddress, Connection, Takeover};
+use http::header::CONNECTION;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -47,6 +48,7 @@ const PREFACE: &[u8; 3] = b"PRI";
 struct Handover {
     takeover: Takeover,
     head: Bytes,
+    chunked: bool,
 }
 
 #[derive(Clone)]
@@ -140,11 +142,15 @@ impl Server {
         let service = service_fn(move |request| {
             let (router, slot) = (router.clone(), slot.clone());
             async move {
+                let version = request.version();
                 let response = answer(router, request, from).await;
                 if let Some(takeover) = response.extensions().get::<Takeover>() {
+                    let becomes_another = response.headers().contains_key(CONNECTION);
+                    let chunked = version == Version::HTTP_11 && !becomes_another;
                     let handover = Handover {
                         takeover: takeover.clone(),
-                        head: head(&response),
+                        head: head(&response, chunked),
+                        chunked,
                     };
                     *lock(&slot) = Some(handover);
                     // Whoever polls this takes the connection away.
@@ -172,11 +178,21 @@ impl Server {
                 None => polled.map(|_| None),
             }
         });
-        let Some(Handover { takeover, head }) = handover.await else {
+        let Some(handover) = handover.await else {
             return;
         };
+        let Handover {
+            takeover,
+            head,
+            chunked,
+        } = handover;
         if let Some(parts) = serving.into_parts()
-            && let Some(writing) = takeover.begin(parts.io.into_inner(), head)
+            && let Some(writing) = takeover.begin(Connection {
+                socket: parts.io.into_inner(),
+                read: parts.read_buf,
+                head,
+                chunked,
+            })
         {
             // A task of its own size: this one was as large as all that hyper needs.
             self.spawn(writing);
@@ -213,11 +229,17 @@ async fn answer(mut router: Router, mut request: Request<Incoming>, from: IpAddr
     }
 }
 
-/// The head of a response that ends with its connection (RFC 9112 §6.3).
-fn head(response: &Response) -> Bytes {
+/// The head of a response after which the connection ends, unless its own headers say what that
+/// becomes.
+fn head(response: &Response, chunked: bool) -> Bytes {
     let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     let date = Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    let own = [("date", date.as_bytes()), ("connection", b"close")];
+    let close: Option<(&str, &[u8])> = Some(("connection", b"close"));
+    let close = close.filter(|_| !response.headers().contains_key(CONNECTION));
+    let coding: Option<(&str, &[u8])> = Some(("transfer-encoding", b"chunked"));
+    let coding = coding.filter(|_| chunked);
+    let own = [("date", date.as_bytes())].into_iter();
+    let own = own.chain(close).chain(coding);
     let headers = response.headers().iter();
     for (name, value) in headers
         .map(|(name, value)| (name.as_str(), value.as_bytes()))

@@ -1,5 +1,7 @@
 //! The names that producers choose, and filters over them.
 
+use std::fmt;
+
 use ulid::Ulid;
 
 /// The longest tenant or type, in bytes.
@@ -79,6 +81,22 @@ pub struct TypeFilter {
     pub exact: Vec<String>,
     /// Without their `*`.
     pub prefixes: Vec<String>,
+}
+
+/// As [`TypeFilter::parse`] reads it; `*` for all.
+impl fmt::Display for TypeFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.wants_all() {
+            return f.write_str("*");
+        }
+        let exact = self.exact.iter().map(|exact| (exact, ""));
+        let prefixes = self.prefixes.iter().map(|prefix| (prefix, "*"));
+        for (at, (item, end)) in exact.chain(prefixes).enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            write!(f, "{comma}{item}{end}")?;
+        }
+        Ok(())
+    }
 }
 
 impl TypeFilter {
@@ -169,5 +187,18 @@ mod tests {
             assert!(TypeFilter::parse(all).expect("valid").matches("anything"));
         }
         assert!(TypeFilter::parse("or*der").is_err());
+    }
+
+    #[test]
+    fn a_filter_is_written_as_it_is_read() {
+        for (read, written) in [
+            ("", "*"),
+            ("order.*,*", "*"),
+            ("order.*, user.created,a", "user.created,a,order.*"),
+        ] {
+            let filter = TypeFilter::parse(read).expect("valid");
+            assert_eq!(filter.to_string(), written);
+            assert_eq!(TypeFilter::parse(written), Ok(filter));
+        }
     }
 }

@@ -10,22 +10,35 @@ use tokio::net::TcpStream;
 /// Writes the head of the response, then all that follows, and ends with the connection.
 pub type Writing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// In a response's extensions, for a host that can give the connection away: it is asked once, with
-/// the connection and the bytes of the response's head, instead of the response's body. A host
-/// that cannot (HTTP/2, TLS) polls the body.
+/// A connection that its host has given away.
+#[derive(Debug)]
+pub struct Connection {
+    pub socket: TcpStream,
+    /// What has been read from it since the request.
+    pub read: Bytes,
+    /// The head of the response, which is still to be written.
+    pub head: Bytes,
+    /// Whether the head says that the response comes in chunks (RFC 9112 §7.1). Else it ends with
+    /// the connection.
+    pub chunked: bool,
+}
+
+/// In a response's extensions, for a host that can give the connection away: it is asked once,
+/// instead of the response's body. A host that cannot (HTTP/2, TLS) polls the body.
+///
+/// The connection ends with the response, unless its route says what the connection becomes: a 101
+/// has a `connection` header of its own.
 #[derive(Clone)]
-pub struct Takeover(Arc<dyn Fn(TcpStream, Bytes) -> Option<Writing> + Send + Sync>);
+pub struct Takeover(Arc<dyn Fn(Connection) -> Option<Writing> + Send + Sync>);
 
 impl Takeover {
-    pub fn new(
-        begin: impl Fn(TcpStream, Bytes) -> Option<Writing> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(begin: impl Fn(Connection) -> Option<Writing> + Send + Sync + 'static) -> Self {
         Self(Arc::new(begin))
     }
 
     /// `None` when there is nothing to write any more.
-    pub fn begin(&self, connection: TcpStream, head: Bytes) -> Option<Writing> {
-        (self.0)(connection, head)
+    pub fn begin(&self, connection: Connection) -> Option<Writing> {
+        (self.0)(connection)
     }
 }
 

@@ -5,9 +5,21 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::budget::Budget;
+use crate::frame::Format;
 
 /// Frames are put together up to this size, in bytes; a larger one is a chunk of its own.
 pub const SIZE: usize = 64 * 1024;
+
+/// Ends a response in chunks.
+pub const LAST: Bytes = Bytes::from_static(b"0\r\n\r\n");
+
+/// The bytes as one chunk of a response (RFC 9112 §7.1).
+pub fn chunked(bytes: &[u8]) -> Bytes {
+    let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+    chunk.extend_from_slice(bytes);
+    chunk.extend_from_slice(b"\r\n");
+    chunk.into()
+}
 
 /// Everything of a stream with `from < seq <= to`.
 #[derive(Debug)]
@@ -16,7 +28,10 @@ pub struct Chunk {
     pub to: i64,
     /// Events up to here may have been deleted before this was read.
     pub expired: i64,
+    /// The frames, between what makes them one chunk of a response where the format has that.
     bytes: Bytes,
+    /// Where the first frame begins.
+    begin: usize,
     /// The `seq` of each frame, and where it ends.
     ends: Box<[(i64, usize)]>,
 }
@@ -29,6 +44,7 @@ impl Chunk {
             to,
             expired: 0,
             bytes: Bytes::new(),
+            begin: 0,
             ends: Box::default(),
         }
     }
@@ -41,11 +57,30 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// The frames after `position`, and how many they are.
-    pub fn after(&self, position: i64) -> (Bytes, usize) {
+    /// Where the frames after `position` begin, and how many they are.
+    fn find(&self, position: i64) -> (usize, usize) {
         let skipped = self.ends.partition_point(|(seq, _)| *seq <= position);
-        let begin = skipped.checked_sub(1).map_or(0, |last| self.ends[last].1);
-        (self.bytes.slice(begin..), self.ends.len() - skipped)
+        let begin = skipped.checked_sub(1);
+        let begin = begin.map_or(self.begin, |last| self.ends[last].1);
+        (begin, self.ends.len() - skipped)
+    }
+
+    /// Adds the frames after `position` to `out`, as a chunk of a response (RFC 9112 §7.1) if they
+    /// are to be `chunked`; how many they are.
+    pub fn put_after(&self, position: i64, chunked: bool, out: &mut Vec<Bytes>) -> usize {
+        let (begin, count) = self.find(position);
+        let Some((_, end)) = self.ends.last().filter(|_| count > 0) else {
+            return 0;
+        };
+        match chunked {
+            false => out.push(self.bytes.slice(begin..*end)),
+            true if begin == self.begin => out.push(self.bytes.clone()),
+            true => {
+                out.push(format!("{:x}\r\n", end - begin).into());
+                out.push(self.bytes.slice(begin..));
+            }
+        }
+        count
     }
 }
 
@@ -53,6 +88,7 @@ impl Chunk {
 #[derive(Debug)]
 pub struct Builder {
     from: i64,
+    format: Format,
     frames: Vec<(i64, Bytes)>,
     size: usize,
     chunks: Vec<Chunk>,
@@ -60,9 +96,10 @@ pub struct Builder {
 
 impl Builder {
     /// The first chunk follows `from`.
-    pub fn new(from: i64) -> Self {
+    pub fn new(from: i64, format: Format) -> Self {
         Self {
             from,
+            format,
             frames: Vec::new(),
             size: 0,
             chunks: Vec::new(),
@@ -84,24 +121,28 @@ impl Builder {
         let Some(to) = frames.last().map(|(seq, _)| *seq) else {
             return;
         };
-        let mut end = 0;
+        let size_line = match self.format {
+            Format::Sse | Format::Named => format!("{size:x}\r\n"),
+            Format::WebSocket => String::new(),
+        };
+        let begin = size_line.len();
+        let mut end = begin;
         let ends = frames.iter().map(|(seq, frame)| {
             end += frame.len();
             (*seq, end)
         });
         let ends = ends.collect();
-        let bytes = match <[_; 1]>::try_from(frames) {
-            Ok([(_, only)]) => only,
-            Err(frames) => {
-                let mut bytes = BytesMut::with_capacity(size);
-                for (_, frame) in frames {
-                    bytes.extend_from_slice(&frame);
-                }
-                bytes.freeze()
-            }
-        };
+        let mut bytes = BytesMut::with_capacity(begin + size + 2);
+        bytes.extend_from_slice(size_line.as_bytes());
+        for (_, frame) in frames {
+            bytes.extend_from_slice(&frame);
+        }
+        if begin > 0 {
+            bytes.extend_from_slice(b"\r\n");
+        }
         self.chunks.push(Chunk {
-            bytes: budget.charge(bytes),
+            bytes: budget.charge(bytes.freeze()),
+            begin,
             ends,
             ..Chunk::empty(std::mem::replace(&mut self.from, to), to)
         });
@@ -135,7 +176,7 @@ mod tests {
     #[test]
     fn frames_are_put_together_and_found_again_by_their_place() {
         let budget = Arc::new(Budget::new(1 << 20));
-        let mut builder = Builder::new(10);
+        let mut builder = Builder::new(10, Format::Sse);
         for (seq, frame) in [(12, "aa"), (15, "b"), (16, "cccc")] {
             builder.push(seq, Bytes::from_static(frame.as_bytes()), &budget);
         }
@@ -144,15 +185,21 @@ mod tests {
         let stretches: Vec<_> = chunks.iter().map(|c| (c.from, c.to, c.events())).collect();
         assert_eq!(stretches, [(10, 16, 3), (16, 30, 1)]);
         assert!(chunks.iter().all(|chunk| chunk.expired == 7));
+        let after = |position, chunked| {
+            let mut out = Vec::new();
+            let count = chunks[0].put_after(position, chunked, &mut out);
+            (String::from_utf8(out.concat()).expect("text"), count)
+        };
         for (position, rest, count) in [(9, "aabcccc", 3), (12, "bcccc", 2), (15, "cccc", 1)] {
-            let (bytes, events) = chunks[0].after(position);
-            assert_eq!((&bytes[..], events), (rest.as_bytes(), count));
+            assert_eq!(after(position, false), (rest.to_owned(), count));
+            let chunk = format!("{:x}\r\n{rest}\r\n", rest.len());
+            assert_eq!(after(position, true), (chunk, count));
         }
-        assert_eq!(chunks[0].after(16), (Bytes::new(), 0));
+        assert_eq!(after(16, true), (String::new(), 0));
         drop(chunks);
         assert_eq!(budget.used(), 0);
-        let nothing = Builder::new(3).finish_page(9, 0, &budget);
+        let nothing = Builder::new(3, Format::Sse).finish_page(9, 0, &budget);
         assert_eq!((nothing.len(), nothing[0].from, nothing[0].to), (1, 3, 9));
-        assert!(Builder::new(3).finish(&budget).is_empty());
+        assert!(Builder::new(3, Format::Sse).finish(&budget).is_empty());
     }
 }

@@ -27,15 +27,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use herald_contract::Unavailable;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
-use crate::chunk::{Chunk, SIZE};
-use crate::frame::{EXPIRED, farewell};
+use crate::chunk::{self, Chunk, SIZE};
+use crate::frame::Cause;
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
-use crate::log::{Found, Log, Ticket};
+use crate::log::{Found, Log, Ticket, Topic};
 
 pub struct Client {
     pub hub: Arc<Hub>,
@@ -55,6 +54,8 @@ pub struct Client {
     behind: bool,
     /// Whether it is parked while it is live, rather than woken by the log.
     parks: bool,
+    /// Whether what it gets comes in chunks of a response.
+    chunked: bool,
     ended: bool,
 }
 
@@ -81,6 +82,7 @@ impl Client {
             page: None,
             behind: false,
             parks: false,
+            chunked: false,
             ended: false,
         }
     }
@@ -90,7 +92,7 @@ impl Client {
     pub fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
         self.behind = false;
         if let Some(opening) = self.opening.take() {
-            out.push(opening);
+            self.say(opening, out);
             return Poll::Ready(true);
         }
         loop {
@@ -103,7 +105,7 @@ impl Client {
                 match page.unwrap_or_else(|failed| Err(Unavailable(failed.to_string()))) {
                     Ok(page) => {
                         if !std::mem::take(&mut self.from_oldest) && page.expired > self.position {
-                            out.push(EXPIRED);
+                            self.say(self.topic().format.expired(), out);
                         }
                         self.behind = true;
                         self.hand_out(&page, out);
@@ -168,24 +170,41 @@ impl Client {
     }
 
     fn hand_out(&mut self, chunk: &Chunk, out: &mut Vec<Bytes>) -> usize {
-        let (bytes, events) = chunk.after(self.position);
-        let size = bytes.len();
-        if size > 0 {
-            out.push(bytes);
-        }
+        let before = out.len();
+        let events = chunk.put_after(self.position, self.chunked, out);
         self.position = chunk.to;
         self.admission.count(events);
-        size
+        out[before..].iter().map(Bytes::len).sum()
+    }
+
+    /// What it gets beside the stream.
+    fn say(&self, bytes: Bytes, out: &mut Vec<Bytes>) {
+        out.push(match self.chunked {
+            true => chunk::chunked(&bytes),
+            false => bytes,
+        });
     }
 
     fn end(&mut self, out: &mut Vec<Bytes>) {
         self.ended = true;
-        out.push(farewell());
+        let cause = Cause::now(&self.hub);
+        self.say(self.topic().format.farewell(cause), out);
+        if self.chunked {
+            out.push(chunk::LAST);
+        }
     }
 
-    /// From now on whoever polls it parks it when there is nothing.
-    pub fn park_when_live(&mut self) {
+    /// From now on whoever polls it parks it when there is nothing, and what it gets is `chunked`.
+    pub fn park_when_live(&mut self, chunked: bool) {
         self.parks = true;
+        self.chunked = chunked;
+        if chunked {
+            self.heartbeat = chunk::chunked(&self.heartbeat);
+        }
+    }
+
+    pub fn is_chunked(&self) -> bool {
+        self.chunked
     }
 
     /// Whether it has all there is; else it waits for a page of history.
@@ -216,12 +235,17 @@ impl Client {
         self.admission.count(events);
     }
 
-    /// A turn to be written what was handed out last; at once where that is live. Others have
-    /// theirs when it is dropped.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        match self.behind {
-            true => self.reader.turn().await,
-            false => None,
-        }
+    /// Where to wait for a turn to be written what was handed out last; `None` where that is live.
+    pub fn queue(&self) -> Option<Arc<Reader>> {
+        self.behind.then(|| self.reader.clone())
+    }
+
+    pub fn topic(&self) -> &Topic {
+        &self.member.log.topic
+    }
+
+    /// Leaves the stream; its place among the clients, and how far it has been handed the stream.
+    pub fn leave(self) -> (Admission, i64) {
+        (self.admission, self.position)
     }
 }

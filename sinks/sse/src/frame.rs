@@ -1,6 +1,7 @@
-//! Server-sent events as bytes (WHATWG HTML §9.2.6).
+//! What clients get, as bytes: server-sent events (WHATWG HTML §9.2.6), or WebSocket messages.
 //!
-//! A [`Frame`] is one event, written once and shared by every client that gets it. Its bytes are
+//! A [`Frame`] is one event, written once for each form that is asked for, and shared by every client
+//! that gets it. As a server-sent event it is
 //!
 //! ```text
 //! event: order.created      ← only clients with `named=true` get this line
@@ -9,27 +10,32 @@
 //! (blank)
 //! ```
 //! The order of the fields means nothing to a client, so the name stands first and the unnamed
-//! form is a slice of the named one: one buffer serves both.
+//! form is a slice of the named one: one buffer serves both. As a WebSocket message it is the same
+//! JSON, with the id in it.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use herald_contract::Event;
 use ulid::Ulid;
 
+use crate::hub::Hub;
+use crate::websocket::{close, message, wire};
+
 /// A comment, which clients ignore and proxies do not.
-pub const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
+const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
 /// A heartbeat for a client that must see it, such as a watchdog in a page: browsers keep comments
 /// to themselves. It has no id, so it leaves the client's last event id as it is.
-pub const PING: Bytes = Bytes::from_static(b"event: herald.ping\ndata: {}\n\n");
+const PING: Bytes = Bytes::from_static(b"event: herald.ping\ndata: {}\n\n");
 
 /// Tells a client that its cursor no longer resolves. It carries `data`, without which a browser
 /// would not fire it.
 pub const RESET: &[u8] = b"event: herald.reset\ndata: {\"reason\":\"unknown cursor\"}\n\n";
 
 /// Tells a client in the middle of its replay that events which were to come next have expired.
-pub const EXPIRED: Bytes =
+const EXPIRED: Bytes =
     Bytes::from_static(b"event: herald.reset\ndata: {\"reason\":\"events expired\"}\n\n");
 
 /// What a client asked to get.
@@ -38,19 +44,105 @@ pub enum Format {
     Sse,
     /// With `event:` lines.
     Named,
+    WebSocket,
+}
+
+/// Why a client is to come back later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// herald stops.
+    Stops,
+    /// Too many clients, not started yet, or the database is away.
+    Busy,
+}
+
+impl Cause {
+    /// Of a stream that cannot begin or go on.
+    pub fn now(hub: &Hub) -> Self {
+        match hub.is_closed() {
+            true => Self::Stops,
+            false => Self::Busy,
+        }
+    }
+}
+
+/// What is said beside the events.
+impl Format {
+    /// A sign of life; `seen` where the client's program is to see it.
+    pub fn heartbeat(self, seen: bool) -> Bytes {
+        match (self, seen) {
+            (Self::Sse | Self::Named, false) => HEARTBEAT,
+            (Self::Sse | Self::Named, true) => PING,
+            (Self::WebSocket, false) => wire::PING,
+            (Self::WebSocket, true) => message::Said::Ping.frame(),
+        }
+    }
+
+    /// Events which were to come next have expired.
+    pub fn expired(self) -> Bytes {
+        match self {
+            Self::Sse | Self::Named => EXPIRED,
+            Self::WebSocket => message::Said::EXPIRED.frame(),
+        }
+    }
+
+    /// The last words to a client that is to come back, 2 to 10 s from now: spread, so that those
+    /// who were sent away together do not return together.
+    pub fn farewell(self, cause: Cause) -> Bytes {
+        let wait = Duration::from_millis(rand::random_range(2_000..=10_000));
+        match self {
+            Self::Sse | Self::Named => {
+                let mut out = BytesMut::new();
+                put_retry(&mut out, wait);
+                out.freeze()
+            }
+            Self::WebSocket => close::come_back(cause, wait),
+        }
+    }
 }
 
 /// One event as it goes to clients.
 #[derive(Debug)]
-pub struct Frame {
+pub struct Frame<'a> {
+    event: &'a Event,
+    json: String,
+    sse: OnceCell<ServerSent>,
+    websocket: OnceCell<Bytes>,
+}
+
+/// One event as an event stream has it.
+#[derive(Debug)]
+struct ServerSent {
     named: Bytes,
     /// Where the unnamed form begins in `named`.
     unnamed_at: usize,
 }
 
-impl Frame {
-    pub fn new(event: &Event) -> Self {
-        let json = event.to_json();
+impl<'a> Frame<'a> {
+    pub fn new(event: &'a Event) -> Self {
+        Self {
+            event,
+            json: event.to_json(),
+            sse: OnceCell::new(),
+            websocket: OnceCell::new(),
+        }
+    }
+
+    /// Shares the buffer.
+    pub fn bytes(&self, format: Format) -> Bytes {
+        let sse = || self.sse.get_or_init(|| self.server_sent());
+        match format {
+            Format::Named => sse().named.clone(),
+            Format::Sse => sse().named.slice(sse().unnamed_at..),
+            Format::WebSocket => {
+                let bytes = self.websocket.get_or_init(|| wire::text(&self.json));
+                bytes.clone()
+            }
+        }
+    }
+
+    fn server_sent(&self) -> ServerSent {
+        let Self { event, json, .. } = self;
         let mut out = BytesMut::with_capacity(json.len() + event.kind.len() + 64);
         // A type with a line break is refused at ingest; one that came in by other ways must not
         // break the frame apart.
@@ -59,19 +151,11 @@ impl Frame {
         }
         let unnamed_at = out.len();
         field(&mut out, "id", &event.event_id.to_string());
-        data(&mut out, &json);
+        data(&mut out, json);
         out.put_u8(b'\n');
-        Self {
+        ServerSent {
             named: out.freeze(),
             unnamed_at,
-        }
-    }
-
-    /// Shares the buffer.
-    pub fn bytes(&self, format: Format) -> Bytes {
-        match format {
-            Format::Named => self.named.clone(),
-            Format::Sse => self.named.slice(self.unnamed_at..),
         }
     }
 }
@@ -86,17 +170,6 @@ pub fn put_id(out: &mut BytesMut, id: Ulid) {
 pub fn put_retry(out: &mut BytesMut, wait: Duration) {
     field(out, "retry", &wait.as_millis().to_string());
     out.put_u8(b'\n');
-}
-
-/// The last words to a client that is to come back, 2 to 10 s from now: spread, so that those who
-/// were sent away together do not return together.
-pub fn farewell() -> Bytes {
-    let mut out = BytesMut::new();
-    put_retry(
-        &mut out,
-        Duration::from_millis(rand::random_range(2_000..=10_000)),
-    );
-    out.freeze()
 }
 
 fn field(out: &mut BytesMut, name: &str, value: &str) {
@@ -147,5 +220,17 @@ mod tests {
             &out[..],
             b"retry: 1500\n\nid: 00000000000000000000000000\n\n"
         );
+    }
+
+    #[test]
+    fn an_event_is_written_once_for_each_form_that_is_asked_for() {
+        let event = herald_testkit::event(1, "a", "k", "{}");
+        let frame = Frame::new(&event);
+        for format in [Format::Sse, Format::Named, Format::WebSocket] {
+            let (one, two) = (frame.bytes(format), frame.bytes(format));
+            assert_eq!(one.as_ptr(), two.as_ptr(), "{format:?}");
+        }
+        let json = event.to_json();
+        assert_eq!(&frame.bytes(Format::WebSocket)[4..], json.as_bytes());
     }
 }

@@ -122,7 +122,7 @@ impl Reader {
                 Ok((page.await?, self.history.expired().await?))
             })
             .await?;
-        let mut builder = Builder::new(position);
+        let mut builder = Builder::new(position, *format);
         for event in &events {
             builder.push(event.seq, Frame::new(event).bytes(*format), &hub.budget);
         }

@@ -113,7 +113,7 @@ impl Hub {
                 {
                     Some(known) => &mut builders[known].1,
                     None => {
-                        builders.push((log.clone(), Builder::new(log.end())));
+                        builders.push((log.clone(), Builder::new(log.end(), log.topic.format)));
                         let last = builders.len() - 1;
                         &mut builders[last].1
                     }

@@ -33,6 +33,7 @@ mod raw;
 mod route;
 mod stream;
 mod wave;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -84,6 +85,7 @@ impl Sse {
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/sse", get(route::serve))
+            .route("/ws", get(websocket::serve))
             .with_state(self.shared.clone())
     }
 }

@@ -1,7 +1,5 @@
-//! A client's stream written to its connection itself, once the server has handed that over: one
-//! small task a client, no buffer of its own, and one system call for all that is at hand.
-//!
-//! The response has no length and no chunks: it ends with the connection (RFC 9112 §6.3).
+//! A connection that the server has handed over, written to and read from directly: one small task
+//! a client, no buffer of its own, and one system call for all that is at hand.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
@@ -11,12 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use herald_routes::Connection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::client::Client;
-use crate::wave::{self, Seat};
+use crate::budget::Budget;
+use crate::history::Reader;
 
 /// A client that reads nothing for so long is looked at again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,84 +26,138 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Pieces that one system call writes at most.
 const PIECES: usize = 64;
 
+/// Bytes that one system call reads at most.
+const READ: usize = 1024;
+
+/// What is said over a connection.
+pub trait Talk {
+    /// Adds what is at hand to `out`; `false` at the end. Waits when there is nothing.
+    fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool>;
+
+    /// Where to wait for a turn to be written what was added last; `None` where that is live.
+    fn queue(&self) -> Option<Arc<Reader>>;
+
+    /// Whether it wants to hear what the client says now. Meanwhile it is not noticed either that
+    /// the client has gone.
+    fn hears(&self) -> bool;
+
+    fn hear(&mut self, said: &[u8]);
+}
+
 enum Next {
     Write,
-    Park,
     End,
     Gone,
 }
 
-/// Writes `head`, then the stream, until the client leaves, takes nothing for `send_timeout`, or
-/// has been told to come back later.
-pub async fn write(connection: TcpStream, head: Bytes, mut client: Client, send_timeout: Duration) {
-    let seat = Arc::new(Seat::new(connection));
+/// Writes the head, then what is said, until the client leaves, takes nothing for `send_timeout`,
+/// or all is said.
+pub async fn write(
+    connection: Connection,
+    mut talk: impl Talk,
+    budget: Arc<Budget>,
+    send_timeout: Duration,
+) {
+    let Connection {
+        socket, read, head, ..
+    } = connection;
+    talk.hear(&read);
+    drop(read);
     let mut pieces = vec![head];
-    client.park_when_live();
+    let mut queue = None;
     let ended = loop {
-        match poll_fn(|cx| poll_next(cx, &seat.connection, &mut client, &mut pieces)).await {
-            Next::Write => {}
-            Next::Park => match wave::park(client, &seat).await {
-                Some(back) => (client, pieces) = back,
-                None => return,
-            },
-            Next::End => break true,
-            Next::Gone => break false,
-        }
-        if !write_all(&seat.connection, &mut pieces, &client, send_timeout).await {
+        if !write_all(&socket, &mut pieces, queue, &budget, send_timeout).await {
             break false;
         }
         // A client that takes everything at once does not keep others from their turn.
         tokio::task::consume_budget().await;
+        match poll_fn(|cx| poll_turn(cx, &socket, &mut talk, &mut pieces)).await {
+            Next::Write => queue = talk.queue(),
+            Next::End => break true,
+            Next::Gone => break false,
+        }
     };
-    drop(client);
-    let connection = &seat.connection;
-    if ended && SockRef::from(connection).shutdown(Shutdown::Write).is_ok() {
-        // What it may still send must not make the kernel throw away what it has not read.
-        let _ = timeout(LINGER, poll_fn(|cx| poll_gone(cx, connection))).await;
+    drop(talk);
+    if ended {
+        close(&socket).await;
     }
 }
 
-fn poll_next(
+/// Ends the connection in order. What the client may still send must not make the kernel throw
+/// away what it has not read.
+pub async fn close(socket: &TcpStream) {
+    if SockRef::from(socket).shutdown(Shutdown::Write).is_ok() {
+        let _ = timeout(LINGER, poll_fn(|cx| poll_gone(cx, socket))).await;
+    }
+}
+
+/// Listens, then asks for what is to be written: neither keeps the other waiting.
+fn poll_turn(
     cx: &mut Context<'_>,
-    connection: &TcpStream,
-    client: &mut Client,
+    socket: &TcpStream,
+    talk: &mut impl Talk,
     pieces: &mut Vec<Bytes>,
 ) -> Poll<Next> {
-    match client.poll_next(cx, pieces) {
-        Poll::Ready(true) => Poll::Ready(Next::Write),
-        Poll::Ready(false) => Poll::Ready(Next::End),
-        Poll::Pending if client.is_live() => Poll::Ready(Next::Park),
-        Poll::Pending => poll_gone(cx, connection).map(|()| Next::Gone),
+    loop {
+        let listened = talk.hears();
+        let heard = match listened {
+            true => poll_read(cx, socket, |said| talk.hear(said)),
+            false => Poll::Pending,
+        };
+        if heard == Poll::Ready(false) {
+            return Poll::Ready(Next::Gone);
+        }
+        match talk.poll_next(cx, pieces) {
+            Poll::Ready(true) => return Poll::Ready(Next::Write),
+            Poll::Ready(false) => return Poll::Ready(Next::End),
+            Poll::Pending if heard.is_pending() && talk.hears() == listened => {
+                return Poll::Pending;
+            }
+            Poll::Pending => {}
+        }
     }
 }
 
 /// Throws away what the client sends; ready when it has closed the connection.
-pub fn poll_gone(cx: &mut Context<'_>, connection: &TcpStream) -> Poll<()> {
-    let mut nothing = [0; 256];
+pub fn poll_gone(cx: &mut Context<'_>, socket: &TcpStream) -> Poll<()> {
+    while ready!(poll_read(cx, socket, |_| {})) {}
+    Poll::Ready(())
+}
+
+/// Reads once; `false` when the client has closed the connection.
+fn poll_read(cx: &mut Context<'_>, socket: &TcpStream, hear: impl FnOnce(&[u8])) -> Poll<bool> {
     loop {
-        if ready!(connection.poll_read_ready(cx)).is_err() {
-            return Poll::Ready(());
+        if ready!(socket.poll_read_ready(cx)).is_err() {
+            return Poll::Ready(false);
         }
-        match connection.try_read(&mut nothing) {
-            Ok(0) => return Poll::Ready(()),
-            Ok(_) => {}
+        let mut buffer = [0; READ];
+        match socket.try_read(&mut buffer) {
+            Ok(0) => return Poll::Ready(false),
+            Ok(count) => {
+                hear(&buffer[..count]);
+                return Poll::Ready(true);
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return Poll::Ready(()),
+            Err(_) => return Poll::Ready(false),
         }
     }
 }
 
 /// `false` when the client is gone or takes nothing.
-async fn write_all(
-    connection: &TcpStream,
+pub async fn write_all(
+    socket: &TcpStream,
     pieces: &mut Vec<Bytes>,
-    client: &Client,
+    queue: Option<Arc<Reader>>,
+    budget: &Budget,
     send_timeout: Duration,
 ) -> bool {
-    let mut turn = client.turn().await;
+    let mut turn = match queue {
+        Some(queue) => queue.turn().await,
+        None => None,
+    };
     let mut since = None;
     while !pieces.is_empty() {
-        match write_some(connection, pieces) {
+        match write_some(socket, pieces) {
             Ok(count) => {
                 advance(pieces, count);
                 since = None;
@@ -112,9 +165,9 @@ async fn write_all(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 drop(turn.take());
                 let since = *since.get_or_insert_with(Instant::now);
-                if timeout(LOOK, connection.writable()).await.is_err() {
+                if timeout(LOOK, socket.writable()).await.is_err() {
                     // What it does not take is memory that others need.
-                    if since.elapsed() >= send_timeout || client.hub.budget.is_exceeded() {
+                    if since.elapsed() >= send_timeout || budget.is_exceeded() {
                         return false;
                     }
                 }
@@ -125,16 +178,16 @@ async fn write_all(
     true
 }
 
-pub fn write_some(connection: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
+pub fn write_some(socket: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
     if let [only] = pieces {
-        return connection.try_write(only);
+        return socket.try_write(only);
     }
     let mut slices = [IoSlice::new(&[]); PIECES];
     let count = pieces.len().min(PIECES);
     for (slice, piece) in slices.iter_mut().zip(pieces) {
         *slice = IoSlice::new(piece);
     }
-    connection.try_write_vectored(&slices[..count])
+    socket.try_write_vectored(&slices[..count])
 }
 
 pub fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {

@@ -19,39 +19,43 @@ use herald_routes::{Access, ClientAddress, Params, Problem, Scope, Takeover};
 use serde::Deserialize;
 use ulid::Ulid;
 
+use crate::admission::Admission;
 use crate::client::Client;
-use crate::frame::{self, Format, HEARTBEAT, PING, farewell};
+use crate::frame::{self, Cause, Format};
 use crate::log::Topic;
 use crate::stream::{self, EventStream};
-use crate::{Shared, raw};
+use crate::websocket::message;
+use crate::{Shared, wave};
 
 /// Unknown parameters are ignored: others share the query string (a token, a cache breaker).
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Query {
-    tenant_id: Option<String>,
-    after: Option<String>,
-    last_event_id: Option<String>,
-    types: Option<String>,
-    named: Option<String>,
-    ping: Option<String>,
+    pub tenant_id: Option<String>,
+    pub after: Option<String>,
+    pub last_event_id: Option<String>,
+    pub types: Option<String>,
+    pub named: Option<String>,
+    pub ping: Option<String>,
 }
 
 /// A request that has been understood.
-struct Wanted {
-    tenant: Arc<str>,
-    types: TypeFilter,
-    format: Format,
+pub struct Wanted {
+    pub tenant: Arc<str>,
+    pub types: TypeFilter,
+    pub format: Format,
     /// Whether heartbeats are to be events, for a client that cannot see comments.
-    ping: bool,
+    pub ping: bool,
     /// Where the client is, if that is known.
-    address: Option<IpAddr>,
+    pub address: Option<IpAddr>,
     /// Every cursor that was given, each on its own: one that resolves outweighs one that does not.
-    cursors: Vec<Cursor>,
+    pub cursors: Vec<Cursor>,
 }
 
 impl Wanted {
-    fn read(access: &Access, query: &Query, headers: &HeaderMap) -> Result<Self, Problem> {
+    /// # Errors
+    /// A problem that names the field, or what the access does not allow.
+    pub fn read(access: &Access, query: &Query, headers: &HeaderMap) -> Result<Self, Problem> {
         let tenant = access.tenant(Scope::Subscribe, query.tenant_id.as_deref())?;
         let types = TypeFilter::parse(query.types.as_deref().unwrap_or_default())
             .map_err(|e| Problem::invalid("types", format!("types: an item {e}")))?;
@@ -94,7 +98,7 @@ impl Wanted {
 }
 
 /// An empty value counts as absent: pages write `after=` when they have no events yet.
-fn given(text: Option<&str>) -> Option<&str> {
+pub fn given(text: Option<&str>) -> Option<&str> {
     text.filter(|t| !t.is_empty())
 }
 
@@ -138,20 +142,21 @@ pub async fn serve(
     if method == Method::HEAD {
         return Ok(respond(Body::empty()));
     }
+    let farewell = wanted.format.farewell(Cause::Busy);
     let client = match open(&shared, wanted).await {
         Ok(Some(client)) => client,
-        Ok(None) => return Ok(respond(farewell().into())),
+        Ok(None) => return Ok(respond(farewell.into())),
         Err(cause) => {
             tracing::warn!(%cause, "a client is sent away: its cursor cannot be resolved now");
-            return Ok(respond(farewell().into()));
+            return Ok(respond(farewell.into()));
         }
     };
     let client = Arc::new(Mutex::new(Some(client)));
     let mut response = respond(EventStream::body(client.clone()));
     let send_timeout = shared.config.send_timeout;
-    let takeover = Takeover::new(move |connection, head| {
+    let takeover = Takeover::new(move |connection| {
         let client = stream::take(&client)?;
-        Some(Box::pin(raw::write(connection, head, client, send_timeout)))
+        Some(Box::pin(wave::write(connection, client, send_timeout)))
     });
     response.extensions_mut().insert(takeover);
     Ok(response)
@@ -169,11 +174,21 @@ fn respond(body: Body) -> Response {
 
 /// Opens the stream; `None` when the client is to come back later.
 async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<Client>, Unavailable> {
-    let Some(admission) = shared.door.admit(&wanted.tenant, wanted.address) else {
+    let Some(admission) = shared.door.admit(Some(&wanted.tenant), wanted.address) else {
         return Ok(None);
     };
-    shared.hub.tick_every(shared.config.heartbeat);
     let start = resolve(shared, &wanted).await?;
+    enter(shared, wanted, start, admission).await
+}
+
+/// Opens the stream of a client that has been let in; `None` when it is to come back later.
+pub async fn enter(
+    shared: &Arc<Shared>,
+    wanted: Wanted,
+    start: Start,
+    admission: Admission,
+) -> Result<Option<Client>, Unavailable> {
+    shared.hub.tick_every(shared.config.heartbeat);
     let tenant = wanted.tenant.clone();
     let topic = Topic {
         tenant: wanted.tenant,
@@ -183,14 +198,19 @@ async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<Client>, Un
     let Some((member, head)) = shared.hub.join(topic) else {
         return Ok(None);
     };
+    let log = member.log.clone();
+    let opening = |reset, id| match log.topic.format {
+        Format::Sse | Format::Named => opening(shared, reset, id),
+        Format::WebSocket => message::opening(&log.topic, reset, id),
+    };
     let (position, opening) = match start {
-        Start::After { seq, id } => (seq, opening(shared, false, id)),
+        Start::After { seq, id } => (seq, opening(false, id)),
         Start::Live { reset } => {
             // The tenant's last event up to the very head that was joined: it has none between
             // that event and the head, so a client that comes back with this id before its first
             // event goes on exactly where live began. Nil is before the first event.
             let id = shared.reader.latest(&tenant, head).await?;
-            (head, opening(shared, reset, Some(id.unwrap_or_default())))
+            (head, opening(reset, Some(id.unwrap_or_default())))
         }
     };
     Ok(Some(Client::new(
@@ -200,12 +220,12 @@ async fn open(shared: &Arc<Shared>, wanted: Wanted) -> Result<Option<Client>, Un
         (member, head),
         position,
         opening,
-        if wanted.ping { PING } else { HEARTBEAT },
+        wanted.format.heartbeat(wanted.ping),
     )))
 }
 
 /// Where a stream begins.
-enum Start {
+pub enum Start {
     /// After a place in the feed; with the event's id when the client named it.
     After { seq: i64, id: Option<Ulid> },
     /// With what comes next; `reset` when there were cursors and none resolved.
@@ -213,7 +233,7 @@ enum Start {
 }
 
 /// The furthest of the places that the cursors name.
-async fn resolve(shared: &Shared, wanted: &Wanted) -> Result<Start, Unavailable> {
+pub async fn resolve(shared: &Shared, wanted: &Wanted) -> Result<Start, Unavailable> {
     let mut furthest: Option<(i64, Option<Ulid>)> = None;
     for cursor in &wanted.cursors {
         if let Place::After(seq) = shared.reader.resolve(&wanted.tenant, *cursor).await?

@@ -20,8 +20,10 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use herald_routes::Connection;
 use tokio::net::TcpStream;
 
 use crate::chunk::SIZE;
@@ -61,7 +63,7 @@ struct State {
 }
 
 /// A client, and what it is still to be written.
-pub type Back = (Client, Vec<Bytes>);
+type Back = (Client, Vec<Bytes>);
 
 impl Seat {
     pub fn new(connection: TcpStream) -> Self {
@@ -138,9 +140,58 @@ impl Slots {
     }
 }
 
+/// Writes the head, then the stream, until the client leaves, takes nothing for `send_timeout`, or
+/// has been told to come back later.
+pub async fn write(connection: Connection, mut client: Client, send_timeout: Duration) {
+    let seat = Arc::new(Seat::new(connection.socket));
+    let budget = client.hub.budget.clone();
+    let mut pieces = vec![connection.head];
+    let mut queue = None;
+    client.park_when_live(connection.chunked);
+    loop {
+        if !raw::write_all(&seat.connection, &mut pieces, queue, &budget, send_timeout).await {
+            return;
+        }
+        // A client that takes everything at once does not keep others from their turn.
+        tokio::task::consume_budget().await;
+        match poll_fn(|cx| poll_next(cx, &seat.connection, &mut client, &mut pieces)).await {
+            Next::Write => queue = client.queue(),
+            Next::Park => match park(client, &seat).await {
+                Some(back) => (client, pieces, queue) = (back.0, back.1, None),
+                None => return,
+            },
+            Next::End => break,
+            Next::Gone => return,
+        }
+    }
+    drop(client);
+    raw::close(&seat.connection).await;
+}
+
+enum Next {
+    Write,
+    Park,
+    End,
+    Gone,
+}
+
+fn poll_next(
+    cx: &mut Context<'_>,
+    connection: &TcpStream,
+    client: &mut Client,
+    pieces: &mut Vec<Bytes>,
+) -> Poll<Next> {
+    match client.poll_next(cx, pieces) {
+        Poll::Ready(true) => Poll::Ready(Next::Write),
+        Poll::Ready(false) => Poll::Ready(Next::End),
+        Poll::Pending if client.is_live() => Poll::Ready(Next::Park),
+        Poll::Pending => raw::poll_gone(cx, connection).map(|()| Next::Gone),
+    }
+}
+
 /// Leaves a client that has all there is to its wave, until it comes back; `None` when it has
 /// closed the connection.
-pub async fn park(client: Client, seat: &Arc<Seat>) -> Option<Back> {
+async fn park(client: Client, seat: &Arc<Seat>) -> Option<Back> {
     let (log, position) = (client.log().clone(), client.position());
     let ticket = client.ticket().clone();
     let seat_of_slot = seat.clone();
@@ -184,6 +235,7 @@ pub async fn run(log: Arc<Log>, number: usize) {
 /// What those find who are at the same place.
 struct Known {
     position: i64,
+    chunked: bool,
     before: Ticket,
     news: News,
     after: Ticket,
@@ -211,8 +263,14 @@ fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Know
         };
         let (position, ticket) = (parked.client.position(), parked.client.ticket());
         let known = match known {
-            Some(known) if known.position == position && known.before.is_like(ticket) => known,
-            _ => known.insert(Known::new(log, position, ticket)),
+            Some(known)
+                if known.position == position
+                    && known.chunked == parked.client.is_chunked()
+                    && known.before.is_like(ticket) =>
+            {
+                known
+            }
+            _ => known.insert(Known::new(log, &parked.client)),
         };
         if let Some(rest) = parked.write(known)
             && let Some(parked) = slots.take(slot)
@@ -231,16 +289,16 @@ fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Know
 }
 
 impl Known {
-    fn new(log: &Log, position: i64, ticket: &Ticket) -> Self {
-        let mut after = ticket.clone();
+    fn new(log: &Log, client: &Client) -> Self {
+        let (position, chunked) = (client.position(), client.is_chunked());
+        let mut after = client.ticket().clone();
         let (mut pieces, mut to, mut events, mut size) = (Vec::new(), position, 0, 0);
         let news = loop {
             match log.look(to, &mut after) {
                 Found::Chunk(chunk) if size == 0 || size + chunk.size() <= SIZE => {
-                    let (bytes, count) = chunk.after(to);
-                    size += bytes.len();
-                    pieces.push(bytes);
-                    (to, events) = (chunk.to, events + count);
+                    events += chunk.put_after(to, chunked, &mut pieces);
+                    size += chunk.size();
+                    to = chunk.to;
                 }
                 _ if size > 0 => break News::Pieces { pieces, to, events },
                 Found::Beat(head) => break News::Beat(head),
@@ -250,7 +308,8 @@ impl Known {
         };
         Self {
             position,
-            before: ticket.clone(),
+            chunked,
+            before: client.ticket().clone(),
             news,
             after,
         }
