@@ -200,7 +200,8 @@ mod tests {
             if upgrade {
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             }
-            refusal(&method, &headers, &hosts, &[app.clone()]).map(|problem| problem.status)
+            refusal(&method, &headers, &hosts, std::slice::from_ref(&app))
+                .map(|problem| problem.status)
         };
         for ours in [
             "",
