@@ -11,7 +11,7 @@ use crate::server::Server;
 use crate::servers::Servers;
 
 /// Clients, and events to them.
-const SIZES: [(usize, usize); 2] = [(1_000, 5_000), (5_000, 1_000)];
+const SIZES: [(usize, usize); 2] = [(1_000, 5_000), (5_000, 2_000)];
 
 pub async fn measure(servers: &Servers) -> anyhow::Result<()> {
     for (clients, events) in SIZES {
