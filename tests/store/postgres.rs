@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::Utc;
-use herald::store::{Expired, Expiry, Portion, Postgres, Store, emit};
+use herald::store::{Expired, Expiry, PageQuery, Portion, Postgres, Store, emit};
+use herald_contract::TypeFilter;
 use serde_json::json;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
@@ -282,6 +283,36 @@ async fn two_that_both_believe_they_lead_move_each_event_once() {
         assert_eq!(seqs, (1..=400).collect::<Vec<_>>());
         let ids: HashSet<_> = moved.iter().map(|e| e.event_id).collect();
         assert_eq!(ids.len(), 400);
+    })
+    .await;
+}
+
+/// A call that is given up is one that somebody no longer waits for: a timeout, a request that is
+/// cut off, a sink that stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_given_up_at_any_moment_leaves_no_transaction_open_for_the_next_write() {
+    on_postgres(async |f| {
+        let types = TypeFilter::default();
+        let query = PageQuery {
+            tenant: "acme",
+            types: &types,
+            after: 0,
+            upto: 100,
+            limit: 100,
+            newest_first: false,
+        };
+        f.store.page(&query).await.expect("read");
+        let mut others = connect(&f).await;
+        for round in 0..300 {
+            // Some are given up before they begin, some after they have ended.
+            let moment = Duration::from_micros(round * 10);
+            let _ = tokio::time::timeout(moment, f.store.page(&query)).await;
+            let name = format!("sink-{round}");
+            f.store.register_sink(&name).await.expect("registered");
+            let sql = format!("SELECT count(*)::text FROM herald.checkpoints WHERE sink = '{name}'");
+            let seen = text(&mut others, &sql).await.expect("counts");
+            assert_eq!(seen, "1", "what is written after it is committed");
+        }
     })
     .await;
 }

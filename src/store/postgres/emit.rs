@@ -65,7 +65,7 @@ impl Postgres {
         events: &[NewEvent],
     ) -> Result<Vec<Emitted>, StoreError> {
         let ids: Vec<String> = events.iter().map(|e| e.event_id.to_string()).collect();
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let rows = sqlx::query(INSERT)
             .bind(&ids)
             .bind(column(events, |e| e.tenant_id.as_str()))

@@ -91,9 +91,18 @@ impl Postgres {
         within(self.timeout * 2, call).await
     }
 
+    /// A transaction. Its beginning is never given up half-way, as whatever a caller does is: sqlx
+    /// would take the connection back with the transaction open, and what the next one wrote there
+    /// would not be committed.
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, Pg>, StoreError> {
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin().await }).await;
+        Ok(begun.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
+    }
+
     /// A transaction that sees one tenant.
     async fn begin_as(&self, tenant: &str) -> Result<sqlx::Transaction<'static, Pg>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         sqlx::query(BE_TENANT)
             .bind(tenant)
             .execute(&mut *transaction)

@@ -110,7 +110,7 @@ impl Postgres {
         portion: Portion,
     ) -> Result<Expired, StoreError> {
         let dead = expiry.dead.map(|limit| limit.as_secs_f64());
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin().await?;
         let Some(row) = sqlx::query(BEGINNING)
             .fetch_optional(&mut *transaction)
             .await?
