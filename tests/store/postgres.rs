@@ -309,7 +309,8 @@ async fn a_read_that_is_given_up_at_any_moment_leaves_no_transaction_open_for_th
             let _ = tokio::time::timeout(moment, f.store.page(&query)).await;
             let name = format!("sink-{round}");
             f.store.register_sink(&name).await.expect("registered");
-            let sql = format!("SELECT count(*)::text FROM herald.checkpoints WHERE sink = '{name}'");
+            let sql =
+                format!("SELECT count(*)::text FROM herald.checkpoints WHERE sink = '{name}'");
             let seen = text(&mut others, &sql).await.expect("counts");
             assert_eq!(seen, "1", "what is written after it is committed");
         }

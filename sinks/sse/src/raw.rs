@@ -178,16 +178,21 @@ pub async fn write_all(
     true
 }
 
-pub fn write_some(socket: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
+fn write_some(socket: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
     if let [only] = pieces {
         return socket.try_write(only);
     }
+    vectored(pieces, |slices| socket.try_write_vectored(slices))
+}
+
+/// As many pieces as one system call takes.
+pub fn vectored<T>(pieces: &[Bytes], write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
     let mut slices = [IoSlice::new(&[]); PIECES];
     let count = pieces.len().min(PIECES);
     for (slice, piece) in slices.iter_mut().zip(pieces) {
         *slice = IoSlice::new(piece);
     }
-    socket.try_write_vectored(&slices[..count])
+    write(&slices[..count])
 }
 
 pub fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {
