@@ -71,6 +71,7 @@ impl Socket {
             socket,
             read: Bytes::copy_from_slice(read),
             head: Bytes::from_static(HEAD),
+            chunked: false,
         };
         let mut socket = Self {
             client,
