@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use herald::app;
 use herald::config::Config;
 use herald::registry;
@@ -25,6 +26,8 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use document::{Document, METHODS, examples};
@@ -164,6 +167,7 @@ async fn every_operation_answers_each_documented_status_as_documented() {
     let mut herald = Herald::start().await;
     events(&mut herald).await;
     stream(&mut herald).await;
+    socket(&mut herald).await;
     mails_and_dead_letters(&mut herald).await;
     push(&mut herald).await;
     sinks(&mut herald).await;
@@ -270,6 +274,57 @@ async fn stream(herald: &mut Herald) {
     herald
         .ask("GET", "/sse?tenantId=acme&types=a*b", "", 422)
         .await;
+}
+
+/// The handshake, and one message of each kind.
+async fn socket(herald: &mut Herald) {
+    let handshake = [
+        ("upgrade", "websocket"),
+        ("connection", "upgrade"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let elsewhere = [&handshake[..], &[("origin", "https://elsewhere.example")]].concat();
+    let good = "/ws?tenantId=acme&after=0&types=order.*&ping=true";
+    let opened = herald.api.send("GET", good, &handshake, "").await;
+    let response = opened.expect("a WebSocket");
+    let documented = herald.note("GET", good, response.status().as_u16());
+    for (name, header) in documented["headers"].as_object().expect("an object") {
+        let value = response.headers()[name.as_str()].to_str().expect("ASCII");
+        assert_eq!(header["schema"]["const"], value, "{name}");
+    }
+    for (path, headers, status) in [
+        (good, &elsewhere[..], 403),
+        (good, &handshake[..3], 400),
+        ("/ws?types=order.*", &handshake, 400),
+        ("/ws?tenantId=acme&types=a*b", &handshake, 422),
+        (good, &[], 426),
+    ] {
+        herald.ask_with("GET", path, headers, "", status).await;
+    }
+
+    let schemas = &herald.document.0["components"]["schemas"];
+    let command = schemas["SocketCommand"]["example"].to_string();
+    let address = herald.api.base.replacen("http", "ws", 1);
+    let opened = connect_async(format!("{address}/ws?tenantId=acme&after=0")).await;
+    let (mut socket, _) = opened.expect("a WebSocket");
+    let mut said = BTreeSet::new();
+    while said.len() < 5 {
+        let message = within("a message", seconds(30), socket.next()).await;
+        let text = message.expect("more").expect("readable").into_text();
+        let message: Value = serde_json::from_str(&text.expect("text")).expect("JSON");
+        let (schema, kind) = match message["herald"].as_str() {
+            Some(kind) => ("SocketMessage", kind),
+            None => ("Event", "event"),
+        };
+        let faults = herald.document.faults(&schemas[schema], &message, "");
+        assert_eq!(faults, [""; 0], "{message}");
+        if said.insert(kind.to_owned()) && kind == "event" {
+            for say in [r#"{"unsubscribe":{}}"#, "{}", &command] {
+                socket.send(Message::text(say)).await.expect("open");
+            }
+        }
+    }
 }
 
 async fn mails_and_dead_letters(herald: &mut Herald) {

@@ -30,6 +30,7 @@ mod resume;
 mod retention;
 mod streams;
 mod transactions;
+mod websocket;
 
 #[path = "../harness/mod.rs"]
 mod harness;

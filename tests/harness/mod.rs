@@ -16,6 +16,7 @@ mod process;
 mod redis;
 mod sse;
 mod wait;
+mod websocket;
 
 pub use config::Config;
 pub use database::{Database, emit};
@@ -26,6 +27,7 @@ pub use process::{Process, signal, try_signal};
 pub use redis::OwnRedis;
 pub use sse::{END, Sse, follow};
 pub use wait::{Turns, eventually, seconds, within};
+pub use websocket::{Heard, WebSocket};
 
 /// The value of an environment variable that `tests/run` sets when it has the part. Without it a
 /// story is skipped, which in CI is a failure.

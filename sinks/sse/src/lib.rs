@@ -1,5 +1,6 @@
-//! Server-sent events: `GET /sse` shows each client its tenant's events, in the feed's order, from
-//! wherever the client left off (WHATWG HTML §9.2).
+//! Streams of events: `GET /sse` shows each client its tenant's events, in the feed's order, from
+//! wherever the client left off (server-sent events, WHATWG HTML §9.2). `GET /ws` does so over
+//! WebSockets (RFC 6455).
 //!
 //! ```text
 //!  publish ──▶ hub: one log a stream ───┐                        ┌──▶ raw: the connection
@@ -19,6 +20,7 @@
 //! - `budget`: what all of them may take.
 //! - `raw`, `stream`: from a client to its connection, or to a body where there is none of its own.
 //! - `route`, `admission`: parameters, cursors, answers; who is let in.
+//! - `websocket`: handshake, frames, and what a client may say.
 
 mod admission;
 mod budget;
@@ -81,7 +83,7 @@ impl Sse {
         }
     }
 
-    /// `GET` and `HEAD /sse`. The host puts an [`Access`](herald_routes::Access) into each request.
+    /// `GET` and `HEAD /sse`, `GET /ws`. The host puts an [`Access`](herald_routes::Access) into each request.
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/sse", get(route::serve))
@@ -100,7 +102,7 @@ impl Broadcast for Sse {
         self.shared.hub.publish(events);
     }
 
-    /// Each stream still gets what is in its log, then ends with a `retry:` of 2 to 10 s.
+    /// Each stream still gets what is in its log, then ends with a time to come back, 2 to 10 s.
     fn close(&self) {
         self.shared.hub.close();
     }
