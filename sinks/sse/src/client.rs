@@ -229,9 +229,13 @@ impl Client {
     }
 
     /// It has been given everything up to there, in a wave.
-    pub fn moved(&mut self, to: i64, events: usize, ticket: Ticket) {
+    pub fn moved(&mut self, to: i64, beats: u32) {
         self.position = self.position.max(to);
-        self.member.ticket = ticket;
+        self.member.ticket.beats = beats;
+    }
+
+    /// So many events have been handed out, to it or to others.
+    pub fn count(&self, events: usize) {
         self.admission.count(events);
     }
 

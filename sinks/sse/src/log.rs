@@ -181,16 +181,9 @@ pub enum Found {
 pub struct Ticket {
     version: u64,
     waker: Option<Waker>,
-    beats: u32,
+    pub(crate) beats: u32,
     /// The wave that it is to be in.
     pub(crate) wave: usize,
-}
-
-impl Ticket {
-    /// Whether it has heard the same heartbeats.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        self.beats == other.beats
-    }
 }
 
 impl Log {

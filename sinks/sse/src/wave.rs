@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 
 use crate::chunk::SIZE;
 use crate::client::Client;
-use crate::log::{Found, Log, Ticket};
+use crate::log::{Found, Log};
 use crate::raw;
 
 /// Clients that are written to before another task gets its turn.
@@ -47,9 +47,15 @@ struct Slots {
     free: Vec<usize>,
 }
 
+/// What a wave looks at for each client stands close together; the client is left alone.
 struct Parked {
-    client: Client,
+    /// Further than the client's own, which is brought up to it when it goes back.
+    position: i64,
+    /// Heartbeats that it has been given.
+    beats: u32,
+    chunked: bool,
     seat: Arc<Seat>,
+    client: Box<Client>,
 }
 
 /// A connection, and where its client comes back to.
@@ -65,7 +71,7 @@ struct State {
 }
 
 /// A client, and what it is still to be written.
-type Back = (Client, Vec<Bytes>);
+type Back = (Box<Client>, Vec<Bytes>);
 
 impl Seat {
     pub fn new(connection: TcpStream) -> Self {
@@ -144,7 +150,8 @@ impl Slots {
 
 /// Writes the head, then the stream, until the client leaves, takes nothing for `send_timeout`, or
 /// has been told to come back later.
-pub async fn write(connection: Connection, mut client: Client, send_timeout: Duration) {
+pub async fn write(connection: Connection, client: Client, send_timeout: Duration) {
+    let mut client = Box::new(client);
     let seat = Arc::new(Seat::new(connection.socket));
     let budget = client.hub.budget.clone();
     let mut pieces = vec![connection.head];
@@ -193,13 +200,16 @@ fn poll_next(
 
 /// Leaves a client that has all there is to its wave, until it comes back; `None` when it has
 /// closed the connection.
-async fn park(client: Client, seat: &Arc<Seat>) -> Option<Back> {
+async fn park(client: Box<Client>, seat: &Arc<Seat>) -> Option<Back> {
     let (log, position) = (client.log().clone(), client.position());
     let ticket = client.ticket().clone();
     let seat_of_slot = seat.clone();
     let slot = lock(&log.waves[ticket.wave].slots).put(Parked {
-        client,
+        position,
+        beats: ticket.beats,
+        chunked: client.is_chunked(),
         seat: seat_of_slot,
+        client,
     });
     let place = Place {
         log,
@@ -237,10 +247,13 @@ pub async fn run(log: Arc<Log>, number: usize) {
 /// What those find who are at the same place.
 struct Known {
     position: i64,
+    beats: u32,
     chunked: bool,
-    before: Ticket,
     news: News,
-    after: Ticket,
+    /// Heartbeats that they have been given then.
+    after: u32,
+    /// Whether all ends when they have got this.
+    last: bool,
 }
 
 enum News {
@@ -256,47 +269,60 @@ enum News {
 
 /// Goes on with some clients; `false` when all have had their turn.
 fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Known>) -> bool {
-    let mut back = Vec::new();
+    let (mut back, mut events) = (Vec::new(), 0);
     let mut slots = lock(&log.waves[number].slots);
     let end = slots.parked.len().min(*next + STEP);
     for slot in *next..end {
         let Some(parked) = &mut slots.parked[slot] else {
             continue;
         };
-        let (position, ticket) = (parked.client.position(), parked.client.ticket());
         let known = match known {
-            Some(known)
-                if known.position == position
-                    && known.chunked == parked.client.is_chunked()
-                    && known.before.is_like(ticket) =>
-            {
-                known
-            }
-            _ => known.insert(Known::new(log, &parked.client)),
+            Some(known) if known.holds_for(parked) => known,
+            _ => known.insert(Known::new(log, parked)),
         };
-        if let Some(rest) = parked.write(known)
+        let rest = parked.write(known, &mut events);
+        if let Some(rest) = rest
             && let Some(parked) = slots.take(slot)
         {
             back.push((parked, rest));
         }
     }
+    let stayed = slots.parked[*next..end].iter().flatten();
+    // One is enough to count for all.
+    if let Some(one) = stayed.chain(back.iter().map(|(parked, _)| parked)).next() {
+        one.client.count(events);
+    }
     *next = end;
     let more = end < slots.parked.len();
     drop(slots);
-    for (Parked { client, seat }, rest) in back {
+    for (mut parked, rest) in back {
         log.unparked(number);
-        seat.give_back((client, rest));
+        parked.client.moved(parked.position, parked.beats);
+        parked.seat.give_back((parked.client, rest));
     }
     more
 }
 
 impl Known {
-    fn new(log: &Log, client: &Client) -> Self {
-        let (position, chunked) = (client.position(), client.is_chunked());
-        let mut after = client.ticket().clone();
+    fn holds_for(&self, parked: &Parked) -> bool {
+        self.position == parked.position
+            && self.beats == parked.beats
+            && self.chunked == parked.chunked
+    }
+
+    fn new(log: &Log, parked: &Parked) -> Self {
+        let Parked {
+            position,
+            beats,
+            chunked,
+            ..
+        } = *parked;
+        let mut ticket = parked.client.ticket().clone();
+        ticket.beats = beats;
+        let last = parked.client.hub.is_closed();
         let (mut pieces, mut to, mut events, mut size) = (Vec::new(), position, 0, 0);
         let news = loop {
-            match log.look(to, &mut after) {
+            match log.look(to, &mut ticket) {
                 Found::Chunk(chunk) if size == 0 || size + chunk.size() <= SIZE => {
                     events += chunk.put_after(to, chunked, &mut pieces);
                     size += chunk.size();
@@ -310,25 +336,25 @@ impl Known {
         };
         Self {
             position,
+            beats,
             chunked,
-            before: client.ticket().clone(),
             news,
-            after,
+            after: ticket.beats,
+            last,
         }
     }
 }
 
 impl Parked {
     /// What is left to write, when the client is to go back to its task.
-    fn write(&mut self, known: &Known) -> Option<Vec<Bytes>> {
-        let client = &mut self.client;
+    fn write(&mut self, known: &Known, counted: &mut usize) -> Option<Vec<Bytes>> {
         match &known.news {
             News::Behind => return Some(Vec::new()),
             News::Nothing => {}
             News::Beat(head) => {
-                client.moved(*head, 0, known.after.clone());
-                // One that is not taken whole is not worth to be waited for, nor half of it.
-                let heartbeat = client.heartbeat();
+                (self.position, self.beats) = (self.position.max(*head), known.after);
+                // A client that cannot take it has something to read.
+                let heartbeat = self.client.heartbeat();
                 match send(&self.seat.connection, slice::from_ref(heartbeat)) {
                     Ok(count) if count < heartbeat.len() => {
                         return Some(vec![heartbeat.slice(count..)]);
@@ -341,7 +367,8 @@ impl Parked {
             News::Pieces { pieces, to, events } => {
                 match send(&self.seat.connection, pieces) {
                     Ok(count) => {
-                        client.moved(*to, *events, known.after.clone());
+                        (self.position, self.beats) = (*to, known.after);
+                        *counted += events;
                         if count < pieces.iter().map(Bytes::len).sum() {
                             let mut rest = pieces.clone();
                             raw::advance(&mut rest, count);
@@ -353,7 +380,7 @@ impl Parked {
                 }
             }
         }
-        client.hub.is_closed().then(Vec::new)
+        known.last.then(Vec::new)
     }
 }
 
