@@ -20,6 +20,7 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.to_ascii_lowercase();
         let read = || {
             let (scheme, authority) = text.split_once("://")?;
             let host = authority
@@ -30,7 +31,7 @@ impl FromStr for Origin {
                 && !host.is_empty()
                 && authority.chars().all(is_plain)
                 && authority.parse::<http::uri::Authority>().is_ok();
-            is_origin.then(|| Self(text.to_ascii_lowercase()))
+            is_origin.then(|| Self(text.clone()))
         };
         read().ok_or_else(|| {
             format!("{text:?} is not an origin; write it as \"https://app.example.com\"")

@@ -18,6 +18,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd as _;
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -34,7 +35,7 @@ use crate::log::{Found, Log};
 use crate::raw;
 
 /// Clients that are written to before another task gets its turn.
-const STEP: usize = 64;
+const STEP: usize = 128;
 
 #[derive(Default)]
 pub struct Wave {
@@ -272,6 +273,9 @@ fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Know
     let (mut back, mut events) = (Vec::new(), 0);
     let mut slots = lock(&log.waves[number].slots);
     let end = slots.parked.len().min(*next + STEP);
+    // Their connections are all over the memory: fetched together, they are waited for once.
+    let seats = slots.parked[*next..end].iter().flatten();
+    std::hint::black_box(seats.fold(0, |all, parked| all ^ parked.seat.connection.as_raw_fd()));
     for slot in *next..end {
         let Some(parked) = &mut slots.parked[slot] else {
             continue;
