@@ -18,7 +18,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::{ClientAddress, Connection, Takeover};
+use herald_routes::{ClientAddress, Connection, Takeover, Writing};
 use http::header::CONNECTION;
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -75,7 +75,13 @@ pub async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((connection, from)) => {
-                    server.spawn(server.clone().connection(connection, from.ip()));
+                    let serving = server.clone().connection(connection, from.ip());
+                    lock(&server.tasks).spawn(async move {
+                        // What hyper needs is large, and a stream may stay for days without it.
+                        if let Some(writing) = Box::pin(serving).await {
+                            writing.await;
+                        }
+                    });
                 }
                 Err(error) => refused(&error).await,
             },
@@ -109,10 +115,6 @@ async fn refused(error: &std::io::Error) {
 }
 
 impl Server {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.tasks).spawn(task);
-    }
-
     /// Forgets tasks that have ended; how many there are still.
     fn reap(&self) -> usize {
         let mut tasks = lock(&self.tasks);
@@ -120,23 +122,27 @@ impl Server {
         tasks.len()
     }
 
-    async fn connection(self, connection: TcpStream, from: IpAddr) {
+    /// Serves requests, until one is to be answered by its route itself.
+    async fn connection(self, connection: TcpStream, from: IpAddr) -> Option<Writing> {
         // Small frames must not wait for an acknowledgement (Nagle's algorithm).
         let _ = connection.set_nodelay(true);
         let _ = SockRef::from(&connection).set_tcp_user_timeout(Some(GONE));
         let mut first = [0; PREFACE.len()];
         let peeked = tokio::select! {
             peeked = timeout(HEAD_TIMEOUT, connection.peek(&mut first)) => peeked,
-            () = self.stop.cancelled() => return,
+            () = self.stop.cancelled() => return None,
         };
         match peeked {
-            Ok(Ok(_)) if first == *PREFACE => self.http2(connection, from).await,
+            Ok(Ok(_)) if first == *PREFACE => {
+                self.http2(connection, from).await;
+                None
+            }
             Ok(Ok(count)) if count > 0 => self.http1(connection, from).await,
-            _ => {}
+            _ => None,
         }
     }
 
-    async fn http1(self, connection: TcpStream, from: IpAddr) {
+    async fn http1(self, connection: TcpStream, from: IpAddr) -> Option<Writing> {
         let handover: Arc<Mutex<Option<Handover>>> = Arc::default();
         let (router, slot) = (self.router.clone(), handover.clone());
         let service = service_fn(move |request| {
@@ -178,25 +184,18 @@ impl Server {
                 None => polled.map(|_| None),
             }
         });
-        let Some(handover) = handover.await else {
-            return;
-        };
         let Handover {
             takeover,
             head,
             chunked,
-        } = handover;
-        if let Some(parts) = serving.into_parts()
-            && let Some(writing) = takeover.begin(Connection {
-                socket: parts.io.into_inner(),
-                read: parts.read_buf,
-                head,
-                chunked,
-            })
-        {
-            // A task of its own size: this one was as large as all that hyper needs.
-            self.spawn(writing);
-        }
+        } = handover.await?;
+        let parts = serving.into_parts()?;
+        takeover.begin(Connection {
+            socket: parts.io.into_inner(),
+            read: parts.read_buf,
+            head,
+            chunked,
+        })
     }
 
     async fn http2(self, connection: TcpStream, from: IpAddr) {

@@ -21,7 +21,7 @@ use crate::log::{Log, Topic};
 /// Queries under way at once.
 const READERS: usize = 8;
 /// Clients that are written a page at once.
-const WRITERS: usize = 2;
+const WRITERS: usize = 1;
 /// For one query, with its wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a page that a client is waiting for, with all repetitions.

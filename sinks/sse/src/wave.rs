@@ -152,12 +152,20 @@ impl Slots {
 /// Writes the head, then the stream, until the client leaves, takes nothing for `send_timeout`, or
 /// has been told to come back later.
 pub async fn write(connection: Connection, client: Client, send_timeout: Duration) {
+    let Connection {
+        socket,
+        read,
+        head,
+        chunked,
+    } = connection;
+    // It holds the buffer that the request was read into.
+    drop(read);
     let mut client = Box::new(client);
-    let seat = Arc::new(Seat::new(connection.socket));
+    let seat = Arc::new(Seat::new(socket));
     let budget = client.hub.budget.clone();
-    let mut pieces = vec![connection.head];
+    let mut pieces = vec![head];
     let mut queue = None;
-    client.park_when_live(connection.chunked);
+    client.park_when_live(chunked);
     loop {
         if !raw::write_all(&seat.connection, &mut pieces, queue, &budget, send_timeout).await {
             return;
