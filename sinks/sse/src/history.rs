@@ -6,11 +6,12 @@
 //! are written theirs at once, so that live clients do not wait behind them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use herald_contract::{Cursor, History, Place, Unavailable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use ulid::Ulid;
 
 use crate::chunk::{Builder, Chunk};
@@ -22,6 +23,9 @@ use crate::log::{Log, Topic};
 const READERS: usize = 8;
 /// Clients that are written a page at once.
 const WRITERS: usize = 1;
+/// After pages have been written for so long, they rest, and leave the machine to live clients.
+const SPELL: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(3);
 /// For one query, with its wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a page that a client is waiting for, with all repetitions.
@@ -33,7 +37,23 @@ pub struct Reader {
     history: Arc<dyn History>,
     turns: Semaphore,
     writers: Arc<Semaphore>,
+    /// Microseconds that pages have been written for since the last rest.
+    worked: AtomicU64,
     page: usize,
+}
+
+/// A page is being written.
+pub struct Turn {
+    reader: Arc<Reader>,
+    began: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let worked = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.reader.worked.fetch_add(worked, Ordering::Relaxed);
+    }
 }
 
 impl Reader {
@@ -43,6 +63,7 @@ impl Reader {
             history,
             turns: Semaphore::new(READERS),
             writers: Arc::new(Semaphore::new(WRITERS)),
+            worked: AtomicU64::new(0),
             page,
         }
     }
@@ -55,10 +76,19 @@ impl Reader {
         self.bounded(self.history.latest(tenant, upto)).await
     }
 
-    /// A client's turn to be written a page.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    /// A client's turn to be written a page. Others have theirs when it is dropped.
+    pub async fn turn(self: Arc<Self>) -> Option<Turn> {
         // The semaphore is never closed.
-        self.writers.clone().acquire_owned().await.ok()
+        let permit = self.writers.clone().acquire_owned().await.ok()?;
+        if self.worked.load(Ordering::Relaxed) >= SPELL.as_micros() as u64 {
+            tokio::time::sleep(REST).await;
+            self.worked.store(0, Ordering::Relaxed);
+        }
+        Some(Turn {
+            reader: self,
+            began: Instant::now(),
+            _permit: permit,
+        })
     }
 
     /// What follows `position` in a stream. Asks again when the database is away.

@@ -24,8 +24,11 @@ const OF_A_WAVE: usize = 2048;
 /// Waves of a stream.
 const MOST_WAVES: usize = 16;
 
-/// Pages of one stream that are kept, in bytes.
-const KEPT: usize = 1 << 20;
+/// Pages of one stream that are kept, in bytes: enough for those who came a little later.
+const KEPT: usize = 1 << 22;
+
+/// What one page is to be at most, in bytes.
+const PAGE: usize = 1 << 20;
 
 /// How long a page is what the database has.
 const FRESH: Duration = Duration::from_secs(1);
@@ -61,8 +64,8 @@ impl Pages {
         let read = Instant::now();
         let size = |chunk: &Arc<Chunk>| chunk.size();
         self.limit = match page.iter().map(size).sum::<usize>() {
-            large if large > KEPT => (limit / 2).max(1),
-            small if small < KEPT / 4 => limit.saturating_mul(2),
+            large if large > PAGE => (limit / 2).max(1),
+            small if small < PAGE / 4 => limit.saturating_mul(2),
             _ => limit,
         };
         self.chunks
