@@ -75,10 +75,11 @@ pub async fn serve(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((connection, from)) => {
-                    let serving = server.clone().connection(connection, from.ip());
+                    // What hyper needs is large, and a stream may stay for days without it: it is
+                    // not a part of the task, and gone when this ends.
+                    let serving = Box::pin(server.clone().connection(connection, from.ip()));
                     lock(&server.tasks).spawn(async move {
-                        // What hyper needs is large, and a stream may stay for days without it.
-                        if let Some(writing) = Box::pin(serving).await {
+                        if let Some(writing) = serving.await {
                             writing.await;
                         }
                     });
