@@ -34,6 +34,10 @@ use super::{Inner, SCRIPT_ENTRIES, millis};
 use crate::broker::{BrokerError, Reader};
 use crate::store::StoreError;
 
+/// How often it is asked at least whether what this process has is still its own. Where Redis lost
+/// the group, others may be handed the same, and that ends with the answer.
+const KEEP: Duration = Duration::from_millis(200);
+
 /// How long Redis waits for new entries before it answers that there are none.
 const BLOCK: Duration = Duration::from_secs(1);
 /// A consumer with nothing pending that was not heard of for this long is forgotten.
@@ -419,10 +423,10 @@ fn within(ranges: &[(i64, i64)], seq: i64) -> bool {
 /// Until the reader is dropped, keeps what it holds from the others, and learns what the group
 /// has settled, for the case that Redis loses the group.
 async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
-    let every = inner.options.reclaim_idle / 3;
+    let every = (inner.options.reclaim_idle / 3).clamp(Duration::from_millis(10), KEEP);
     let mut keep_at = Instant::now() + every;
     loop {
-        sleep(every.clamp(Duration::from_millis(10), BLOCK)).await;
+        sleep(every).await;
         if keep_at <= Instant::now() {
             let Some(held) = member.upgrade().map(|member| member.held_runs()) else {
                 return;
