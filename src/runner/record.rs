@@ -1,7 +1,6 @@
 //! From outcomes to the ledger, and only then to the stream's acknowledgement.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::Utc;
 use tokio::sync::mpsc;
@@ -17,9 +16,6 @@ const HISTORY: usize = 20;
 
 /// Longest cause or answer that is kept, in characters.
 const MAX_TEXT: usize = 1000;
-
-/// What expires comes back so much later.
-const TICK: Duration = Duration::from_millis(1);
 
 /// How often an acknowledgement is tried. An entry that is not acknowledged is handed out again,
 /// and the ledger then knows it.
@@ -62,12 +58,9 @@ impl Runner {
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::PutAside { work, aside } => {
-                        let recipient = &work.delivery.recipient;
-                        let mut verdict =
-                            Verdict::put_aside(recipient.destination.as_deref(), aside);
-                        // It comes back for its end, at the latest.
+                        let destination = work.delivery.recipient.destination.as_deref();
                         let left = self.lifetime.saturating_sub(work.age());
-                        verdict.wait = verdict.wait.min(left + TICK);
+                        let verdict = Verdict::put_aside(destination, aside, left);
                         records.push(Self::conclude(work, verdict));
                     }
                     Done::Expired(work) => {

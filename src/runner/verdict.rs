@@ -21,6 +21,9 @@ use super::destinations::Aside;
 use crate::backoff::Backoff;
 use crate::store::{State, WaitsFor};
 
+/// After so much more than its time an event is too old.
+const TICK: Duration = Duration::from_millis(1);
+
 /// How long a delivery waits for those before it in its lane before it would be due by itself. It is
 /// released when they are through, and lanes are looked through every minute.
 const LINED: Duration = Duration::from_secs(24 * 3600);
@@ -65,9 +68,11 @@ impl Verdict {
         }
     }
 
-    /// Its destination lets it not through now.
-    pub fn put_aside(destination: Option<&str>, aside: Aside) -> Self {
+    /// Its destination lets it not through now. It has so long to live, and comes back for its end
+    /// at the latest.
+    pub fn put_aside(destination: Option<&str>, aside: Aside, left: Duration) -> Self {
         let wait = aside.until.saturating_duration_since(Instant::now());
+        let wait = wait.min(left.saturating_add(TICK));
         let cause = format!("waits for {}", destination.unwrap_or_default());
         Self {
             waits_for: aside.left_alone.then_some(WaitsFor::Destination),
@@ -277,11 +282,14 @@ mod tests {
         let cause = "busy".to_owned();
         let due = judged(Outcome::Defer { until: past, cause }, 4);
         assert_eq!(due.wait, Duration::ZERO);
-        let put_aside = |left_alone| {
+        let put_aside = |left_alone, left| {
             let until = Instant::now() + SECOND;
-            Verdict::put_aside(Some("example.dead"), Aside { until, left_alone })
+            Verdict::put_aside(Some("example.dead"), Aside { until, left_alone }, left)
         };
-        let (aside, full) = (put_aside(true), put_aside(false));
+        let (aside, full) = (put_aside(true, Duration::MAX), put_aside(false, SECOND));
+        assert!(aside.wait > SECOND / 2 && aside.wait <= SECOND);
+        let old = put_aside(true, Duration::ZERO);
+        assert_eq!(old.wait, TICK, "it comes back to be dropped as expired");
         assert_eq!(aside.waits_for, Some(WaitsFor::Destination));
         assert_eq!(full.waits_for, None, "it has a turn of its own");
         let lined = Verdict::lined(true);
