@@ -169,8 +169,7 @@ impl Server {
         let mut serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(connection), service)
-            .with_upgrades();
+            .serve_connection(TokioIo::new(connection), service);
         let mut stopped = pin!(self.stop.cancelled());
         let mut told = false;
         let handover = poll_fn(|cx| {
@@ -190,7 +189,7 @@ impl Server {
             head,
             chunked,
         } = handover.await?;
-        let parts = serving.into_parts()?;
+        let parts = serving.into_parts();
         takeover.begin(Connection {
             socket: parts.io.into_inner(),
             read: parts.read_buf,

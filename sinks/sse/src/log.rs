@@ -169,7 +169,6 @@ impl FromIterator<Call> for Call {
 }
 
 /// What a client finds.
-#[derive(Clone)]
 pub enum Found {
     Chunk(Arc<Chunk>),
     /// It is too far behind for the log.

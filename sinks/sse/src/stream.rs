@@ -1,14 +1,14 @@
 //! A client's stream as a body that an HTTP server polls: for HTTP/2, and for whoever cannot be
-//! given the connection itself. What is at hand goes out as one buffer; a lone chunk goes out as
-//! the shared buffer that it is.
+//! given the connection itself. Each chunk goes out as the shared buffer that it is.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Frame;
 
 use crate::client::Client;
@@ -24,6 +24,8 @@ pub fn take(shared: &Shared) -> Option<Client> {
 pub struct EventStream {
     shared: Option<Shared>,
     client: Option<Client>,
+    /// What was handed out and not asked for yet.
+    pieces: VecDeque<Bytes>,
 }
 
 impl EventStream {
@@ -31,6 +33,7 @@ impl EventStream {
         Body::new(Self {
             shared: Some(shared),
             client: None,
+            pieces: VecDeque::new(),
         })
     }
 }
@@ -46,24 +49,16 @@ impl HttpBody for EventStream {
         if let Some(shared) = self.shared.take() {
             self.client = take(&shared);
         }
-        let Some(client) = &mut self.client else {
-            return Poll::Ready(None);
-        };
-        let mut pieces = Vec::new();
-        if !ready!(client.poll_next(cx, &mut pieces)) {
-            self.client = None;
-            return Poll::Ready(None);
-        }
-        let chunk = match <[Bytes; 1]>::try_from(pieces) {
-            Ok([only]) => only,
-            Err(pieces) => {
-                let mut chunk = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-                pieces
-                    .iter()
-                    .for_each(|piece| chunk.extend_from_slice(piece));
-                chunk.freeze()
+        let Self { client, pieces, .. } = &mut *self;
+        while pieces.is_empty()
+            && let Some(talks) = client
+        {
+            let mut out = Vec::new();
+            if !ready!(talks.poll_next(cx, &mut out)) {
+                *client = None;
             }
-        };
-        Poll::Ready(Some(Ok(Frame::data(chunk))))
+            pieces.extend(out);
+        }
+        Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
 }

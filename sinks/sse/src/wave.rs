@@ -60,8 +60,8 @@ struct Parked {
 }
 
 /// A connection, and where its client comes back to.
-pub struct Seat {
-    pub connection: TcpStream,
+struct Seat {
+    connection: TcpStream,
     state: Mutex<State>,
 }
 
@@ -75,7 +75,7 @@ struct State {
 type Back = (Box<Client>, Vec<Bytes>);
 
 impl Seat {
-    pub fn new(connection: TcpStream) -> Self {
+    fn new(connection: TcpStream) -> Self {
         Self {
             connection,
             state: Mutex::default(),
