@@ -207,3 +207,33 @@ pub fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {
     }
     pieces.drain(..written);
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// How long it takes until a client that never reads is left.
+    async fn patience(budget: &Budget, send_timeout: Duration) -> Duration {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let address = listener.local_addr().expect("an address");
+        let (mute, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_mute, (socket, _)) = (mute.expect("connects"), accepted.expect("accepts"));
+        // More than a kernel takes for a client.
+        let mut pieces = vec![Bytes::from(vec![0; 64 << 20])];
+        let began = Instant::now();
+        assert!(!write_all(&socket, &mut pieces, None, budget, send_timeout).await);
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_left_in_time_and_at_once_where_memory_is_short() {
+        let budget = Arc::new(Budget::new(1));
+        let waited = patience(&budget, LOOK * 5).await;
+        assert!((LOOK * 5..LOOK * 7).contains(&waited), "{waited:?}");
+        let _too_much = budget.charge(Bytes::from_static(b"ab"));
+        let waited = patience(&budget, LOOK * 3600).await;
+        assert!(waited < LOOK * 2, "{waited:?}");
+    }
+}
