@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::Utc;
-use herald::store::{Expired, Expiry, PageQuery, Portion, Postgres, Store, emit};
+use herald::store::{Expired, Expiry, Portion, Postgres, Store, emit};
 use herald_contract::TypeFilter;
 use serde_json::json;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _
 use ulid::Ulid;
 
 use crate::backend::{Database, Fixture, TIMEOUT, event, ulid};
+use crate::reading::everything;
 
 exercise_store!(crate::postgres::on_postgres, many_processes);
 
@@ -293,14 +294,7 @@ async fn two_that_both_believe_they_lead_move_each_event_once() {
 async fn a_read_that_is_given_up_at_any_moment_leaves_no_transaction_open_for_the_next_write() {
     on_postgres(async |f| {
         let types = TypeFilter::default();
-        let query = PageQuery {
-            tenant: "acme",
-            types: &types,
-            after: 0,
-            upto: 100,
-            limit: 100,
-            newest_first: false,
-        };
+        let query = everything("acme", &types);
         f.store.page(&query).await.expect("read");
         let mut others = connect(&f).await;
         for round in 0..300 {

@@ -12,6 +12,18 @@ fn seqs(events: &[Arc<Event>]) -> Vec<i64> {
     events.iter().map(|e| e.seq).collect()
 }
 
+/// All of a tenant that these tests make.
+pub fn everything<'a>(tenant: &'a str, types: &'a TypeFilter) -> PageQuery<'a> {
+    PageQuery {
+        tenant,
+        types,
+        after: 0,
+        upto: 100,
+        limit: 100,
+        newest_first: false,
+    }
+}
+
 fn by_id(id: Ulid) -> Cursor {
     Cursor {
         after: None,
@@ -59,25 +71,15 @@ pub async fn a_page_holds_one_tenants_events_of_the_wanted_types(f: Arc<Fixture>
         ("nothing", vec![]),
     ] {
         let types = TypeFilter::parse(types).expect("a filter");
-        let query = PageQuery {
-            tenant: "acme",
-            types: &types,
-            after: 0,
-            upto: 100,
-            limit: 100,
-            newest_first: false,
-        };
+        let query = everything("acme", &types);
         let page = f.store.page(&query).await.expect("read");
         assert_eq!(seqs(&page), expected, "{types:?}");
     }
     let all = TypeFilter::default();
     let part = PageQuery {
-        tenant: "acme",
-        types: &all,
         after: 1,
         upto: 4,
-        limit: 100,
-        newest_first: false,
+        ..everything("acme", &all)
     };
     assert_eq!(seqs(&f.store.page(&part).await.expect("read")), [3, 4]);
     let short = PageQuery { limit: 1, ..part };
@@ -89,12 +91,11 @@ pub async fn a_page_can_begin_with_the_newest(f: Arc<Fixture>) {
     f.feed(&batch).await;
     let all = TypeFilter::default();
     let query = PageQuery {
-        tenant: "acme",
-        types: &all,
         after: 1,
         upto: 4,
         limit: 2,
         newest_first: true,
+        ..everything("acme", &all)
     };
     assert_eq!(seqs(&f.store.page(&query).await.expect("read")), [4, 3]);
 }

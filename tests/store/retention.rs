@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use herald::store::{
-    DeadFilter, Expired, Expiry, HeldBy, LedgerWrite, NewEvent, PageQuery, Portion, Resolved, State,
+    DeadFilter, Expired, Expiry, HeldBy, LedgerWrite, NewEvent, Portion, Resolved, State,
 };
 use herald_contract::{Cursor, Event, TypeFilter};
 use rand::rngs::StdRng;
@@ -12,6 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use ulid::Ulid;
 
 use crate::backend::{Fixture, event};
+use crate::reading::everything;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -252,15 +253,7 @@ pub async fn a_place_that_has_expired_is_unknown_and_the_beginning_is_the_oldest
         }
     }
     let all = TypeFilter::default();
-    let page = PageQuery {
-        tenant: "acme",
-        types: &all,
-        after: 0,
-        upto: 100,
-        limit: 100,
-        newest_first: false,
-    };
-    let page = f.store.page(&page).await.expect("read");
+    let page = f.store.page(&everything("acme", &all)).await.expect("read");
     let page: Vec<_> = page.iter().map(|e| e.seq).collect();
     assert_eq!(page, [3, 4]);
     assert_eq!(seqs(&f).await, [3, 4]);
