@@ -315,11 +315,15 @@ impl Log {
         Found::Nothing
     }
 
-    /// One more client is in the wave, at `position`. What it has not found before it came is
-    /// written to it now.
+    /// One more client is about to be in the wave: counted before it is there, for it may be sent
+    /// back as soon as it is.
+    pub(crate) fn park(&self, wave: usize) {
+        self.lock().parked[wave].clients += 1;
+    }
+
+    /// A client is in its wave, at `position`. What has come since it looked is written to it now.
     pub(crate) fn parked(self: &Arc<Self>, position: i64, ticket: &Ticket) -> Call {
         let mut state = self.lock();
-        state.parked[ticket.wave].clients += 1;
         match state.look(position, &mut ticket.clone()) {
             Found::Nothing => Call::default(),
             _ => state.wake(self),

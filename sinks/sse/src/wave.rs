@@ -11,8 +11,9 @@
 //! Invariants:
 //! 1. A client is in one place: with its task, in a slot, or on its way back in its seat.
 //! 2. A parked client has been written all up to its position, and nothing of what follows.
-//! 3. A wave ends only when nothing has become new since it began; whoever is parked looks whether
-//!    something is new after it is in its slot. So nothing stays unwritten.
+//! 3. A wave ends only when nothing has become new since its last pass began, and that pass has
+//!    written all there was; whoever is parked looks whether something is new after it is in its
+//!    slot. So nothing stays unwritten.
 //! 4. Locks are taken in this order: slots, log, and seat after slots. No client is dropped under
 //!    one.
 
@@ -212,12 +213,12 @@ fn poll_next(
 async fn park(client: Box<Client>, seat: &Arc<Seat>) -> Option<Back> {
     let (log, position) = (client.log().clone(), client.position());
     let ticket = client.ticket().clone();
-    let seat_of_slot = seat.clone();
+    log.park(ticket.wave);
     let slot = lock(&log.waves[ticket.wave].slots).put(Parked {
         position,
         beats: ticket.beats,
         chunked: client.is_chunked(),
-        seat: seat_of_slot,
+        seat: seat.clone(),
         client,
     });
     let place = Place {
@@ -243,14 +244,23 @@ async fn park(client: Box<Client>, seat: &Arc<Seat>) -> Option<Back> {
 pub async fn run(log: Arc<Log>, number: usize) {
     loop {
         let version = log.version();
-        let (mut next, mut known) = (0, None);
-        while step(&log, number, &mut next, &mut known) {
+        let mut pass = Pass::default();
+        while step(&log, number, &mut pass) {
             tokio::task::yield_now().await;
         }
-        if log.may_rest(number, version) {
+        if !pass.again && log.may_rest(number, version) {
             return;
         }
     }
+}
+
+/// Once through all clients of a wave.
+#[derive(Default)]
+struct Pass {
+    next: usize,
+    known: Option<Known>,
+    /// Whether there was more for some than is written at a time.
+    again: bool,
 }
 
 /// What those find who are at the same place.
@@ -261,6 +271,8 @@ struct Known {
     news: News,
     /// Heartbeats that they have been given then.
     after: u32,
+    /// Whether more follows this.
+    more: bool,
     /// Whether all ends when they have got this.
     last: bool,
 }
@@ -277,21 +289,23 @@ enum News {
 }
 
 /// Goes on with some clients; `false` when all have had their turn.
-fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Known>) -> bool {
+fn step(log: &Arc<Log>, number: usize, pass: &mut Pass) -> bool {
     let (mut back, mut events) = (Vec::new(), 0);
     let mut slots = lock(&log.waves[number].slots);
-    let end = slots.parked.len().min(*next + STEP);
+    let begin = pass.next;
+    let end = slots.parked.len().min(begin + STEP);
     // Their connections are all over the memory: fetched together, they are waited for once.
-    let seats = slots.parked[*next..end].iter().flatten();
+    let seats = slots.parked[begin..end].iter().flatten();
     std::hint::black_box(seats.fold(0, |all, parked| all ^ parked.seat.connection.as_raw_fd()));
-    for slot in *next..end {
+    for slot in begin..end {
         let Some(parked) = &mut slots.parked[slot] else {
             continue;
         };
-        let known = match known {
+        let known = match &mut pass.known {
             Some(known) if known.holds_for(parked) => known,
-            _ => known.insert(Known::new(log, parked)),
+            known => known.insert(Known::new(log, parked)),
         };
+        pass.again |= known.more;
         let rest = parked.write(known, &mut events);
         if let Some(rest) = rest
             && let Some(parked) = slots.take(slot)
@@ -299,12 +313,12 @@ fn step(log: &Arc<Log>, number: usize, next: &mut usize, known: &mut Option<Know
             back.push((parked, rest));
         }
     }
-    let stayed = slots.parked[*next..end].iter().flatten();
+    let stayed = slots.parked[begin..end].iter().flatten();
     // One is enough to count for all.
     if let Some(one) = stayed.chain(back.iter().map(|(parked, _)| parked)).next() {
         one.client.count(events);
     }
-    *next = end;
+    pass.next = end;
     let more = end < slots.parked.len();
     drop(slots);
     for (mut parked, rest) in back {
@@ -333,18 +347,22 @@ impl Known {
         ticket.beats = beats;
         let last = parked.client.hub.is_closed();
         let (mut pieces, mut to, mut events, mut size) = (Vec::new(), position, 0, 0);
-        let news = loop {
+        let found = loop {
             match log.look(to, &mut ticket) {
                 Found::Chunk(chunk) if size == 0 || size + chunk.size() <= SIZE => {
                     events += chunk.put_after(to, chunked, &mut pieces);
                     size += chunk.size();
                     to = chunk.to;
                 }
-                _ if size > 0 => break News::Pieces { pieces, to, events },
-                Found::Beat(head) => break News::Beat(head),
-                Found::Behind => break News::Behind,
-                Found::Chunk(_) | Found::Nothing => break News::Nothing,
+                found => break found,
             }
+        };
+        let more = matches!(found, Found::Chunk(_) | Found::Behind);
+        let news = match found {
+            _ if size > 0 => News::Pieces { pieces, to, events },
+            Found::Beat(head) => News::Beat(head),
+            Found::Behind => News::Behind,
+            Found::Chunk(_) | Found::Nothing => News::Nothing,
         };
         Self {
             position,
@@ -352,6 +370,7 @@ impl Known {
             chunked,
             news,
             after: ticket.beats,
+            more,
             last,
         }
     }
