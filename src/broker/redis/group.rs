@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 use super::link::{Backoff, unavailable};
 use super::member::{Member, runs};
 use super::reply::{self, Entry};
-use super::script::{CLAIM, Call, JOIN, LEASES, RECLAIM};
+use super::script::{CLAIM, Call, LEASES, RECLAIM};
 use super::{Inner, SCRIPT_ENTRIES, millis};
 use crate::broker::{BrokerError, Reader};
 use crate::store::StoreError;
@@ -40,8 +40,6 @@ const KEEP: Duration = Duration::from_millis(200);
 
 /// How long Redis waits for new entries before it answers that there are none.
 const BLOCK: Duration = Duration::from_secs(1);
-/// A consumer with nothing pending that was not heard of for this long is forgotten.
-const FORGET_CONSUMER: Duration = Duration::from_secs(24 * 3600);
 
 /// Groups made anew since the process began.
 static LOST_GROUPS: AtomicU64 = AtomicU64::new(0);
@@ -102,6 +100,7 @@ impl GroupReader {
             Arc::clone(&inner),
             Arc::downgrade(&member),
             group.into(),
+            checkpoint,
         ));
         Self {
             inner,
@@ -120,17 +119,7 @@ impl GroupReader {
 
     /// Makes the group if it is not there.
     pub(super) async fn join(&mut self) -> RedisResult<()> {
-        let settled = self.inner.keys.settle(&self.group, self.checkpoint);
-        let mut call = Call::new(
-            &JOIN,
-            &[&self.inner.keys.stream, &self.inner.keys.holes(&self.group)],
-        );
-        call.arg(&self.group)
-            .arg(settled)
-            .arg(millis(FORGET_CONSUMER));
-        if reply::int(&self.inner.link.script(&call).await?) == Some(1) {
-            tracing::info!(group = self.group, after = settled, "made a consumer group");
-        }
+        self.inner.join(&self.group, self.checkpoint).await?;
         self.place = Place::Leases;
         Ok(())
     }
@@ -403,8 +392,7 @@ impl Reader for GroupReader {
         match result {
             Ok(batch) => Ok(batch),
             Err(Fault::Redis(error)) if error.to_string().contains("NOGROUP") => {
-                let lost = LOST_GROUPS.fetch_add(1, Ordering::Relaxed) + 1;
-                tracing::warn!(group = self.group, lost, "Redis lost the consumer group");
+                lost(&self.group);
                 Ok(Vec::new())
             }
             Err(Fault::Redis(error)) => Err(unavailable(error)),
@@ -416,13 +404,22 @@ impl Reader for GroupReader {
     }
 }
 
+/// Says that Redis lost a group, which is made anew.
+fn lost(group: &str) {
+    let times = LOST_GROUPS.fetch_add(1, Ordering::Relaxed) + 1;
+    tracing::warn!(group, times, "Redis lost the consumer group");
+}
+
 fn within(ranges: &[(i64, i64)], seq: i64) -> bool {
     ranges.iter().any(|(a, b)| (*a..=*b).contains(&seq))
 }
 
 /// Until the reader is dropped, keeps what it holds from the others, and learns what the group
 /// has settled, for the case that Redis loses the group.
-async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
+///
+/// Then it makes the group anew: the reader may wait for somebody to take what it has read, who
+/// waits until it is sure whose that is.
+async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String, checkpoint: i64) {
     let every = (inner.options.reclaim_idle / 3).clamp(Duration::from_millis(10), KEEP);
     let mut keep_at = Instant::now() + every;
     loop {
@@ -442,10 +439,15 @@ async fn keep(inner: Arc<Inner>, member: Weak<Member>, group: String) {
         match inner.settled(&group).await {
             // Redis lost the group: what it hands out next may be what this process has.
             Ok(None) => {
-                if let Some(member) = member.upgrade() {
-                    member.doubt();
-                    keep_at = Instant::now();
+                let Some(member) = member.upgrade() else {
+                    return;
+                };
+                lost(&group);
+                member.doubt();
+                if let Err(error) = inner.join(&group, checkpoint).await {
+                    tracing::debug!(group, %error, "could not make the group anew");
                 }
+                keep_at = Instant::now();
             }
             Ok(Some(_)) => {}
             Err(error) => tracing::debug!(group, %error, "could not ask what is settled"),

@@ -69,6 +69,9 @@ impl Member {
     /// Of what is held in the ranges, what is not `lost` was this reader's at `since`; what is
     /// lost is forgotten, unless it was got again since. Returns how many were: what was
     /// acknowledged in the meantime is lost, and none of them.
+    ///
+    /// What is forgotten may have come back before this answer, and was passed over, since it was
+    /// held: so the reader reads its own again.
     pub(super) fn kept(&self, ranges: &[(i64, i64)], since: Instant, lost: &[(i64, i64)]) -> usize {
         let mut held = self.held();
         let before = held.len();
@@ -80,6 +83,9 @@ impl Member {
             }
         }
         let forgotten = before - held.len();
+        if forgotten > 0 {
+            self.reread.store(true, Ordering::Relaxed);
+        }
         for (first, last) in ranges {
             for (_, at) in held.range_mut(first..=last) {
                 *at = since.max(*at);
@@ -127,4 +133,21 @@ pub(super) fn runs(seqs: impl IntoIterator<Item = i64>) -> Vec<(i64, i64)> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_is_looked_for_among_its_own_again() {
+        let member = Member::new("one".to_owned());
+        member.hold(1..=3, Instant::now());
+        let asked = Instant::now() + Duration::from_millis(1);
+        assert_eq!(member.kept(&[(1, 3)], asked, &[]), 0);
+        assert!(!member.take_reread(), "all is as it was");
+        let asked = asked + Duration::from_millis(1);
+        assert_eq!(member.kept(&[(1, 3)], asked, &[(2, 2)]), 1);
+        assert!(!member.holds(2) && member.take_reread());
+    }
 }

@@ -62,10 +62,12 @@ use group::GroupReader;
 use link::{Link, unavailable};
 use member::{Member, runs};
 use reply::Entry;
-use script::{Append, Call, DONE, KEEP, SETTLED, TRIM};
+use script::{Append, Call, DONE, JOIN, KEEP, SETTLED, TRIM};
 
 /// Entries a script handles before it lets others have their turn.
 const SCRIPT_ENTRIES: usize = 1_000;
+/// A consumer with nothing pending that was not heard of for this long is forgotten.
+const FORGET_CONSUMER: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of entries a script handles; a single entry may be larger.
 const SCRIPT_BYTES: usize = 1 << 20;
 /// Rounds of trimming in one call, 1,000 entries each; the next call goes on.
@@ -184,6 +186,17 @@ impl Inner {
             .flatten()
             .filter_map(Weak::upgrade)
             .collect()
+    }
+
+    /// Makes the group if it is not there, after what is settled.
+    async fn join(&self, group: &str, checkpoint: i64) -> redis::RedisResult<()> {
+        let settled = self.keys.settle(group, checkpoint);
+        let mut call = Call::new(&JOIN, &[&self.keys.stream, &self.keys.holes(group)]);
+        call.arg(group).arg(settled).arg(millis(FORGET_CONSUMER));
+        if reply::int(&self.link.script(&call).await?) == Some(1) {
+            tracing::info!(group, after = settled, "made a consumer group");
+        }
+        Ok(())
     }
 
     async fn settled(&self, group: &str) -> redis::RedisResult<Option<i64>> {
