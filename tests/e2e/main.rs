@@ -5,6 +5,7 @@ mod bad_input;
 mod bad_queries;
 mod behind_nginx;
 mod browser;
+mod browser_client;
 mod checking;
 mod clients;
 mod cursors;
@@ -29,6 +30,7 @@ mod restored;
 mod resume;
 mod retention;
 mod streams;
+mod tabs;
 mod transactions;
 mod websocket;
 
