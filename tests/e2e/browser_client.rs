@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::browser::{Browser, chromium, firefox};
 use crate::harness::{Api, Config, Home, Turns, given, seconds, text};
@@ -59,7 +60,8 @@ async fn tabs_share_one_connection(tabs: &mut Tabs, api: &Api) {
         .await;
     let newest = &newest.expect(200)["events"][0]["aggregateId"];
     tabs.go(Way::Cut);
-    tabs.open("oldest", options(json!({"after": 0})), &[BUS]).await;
+    tabs.open("oldest", options(json!({"after": 0})), &[BUS])
+        .await;
     tabs.open("page", options(json!({"after": newest})), &[BUS])
         .await;
     tabs.open("shut", options(json!({"after": newest})), &[BUS])
@@ -76,7 +78,8 @@ async fn tabs_share_one_connection(tabs: &mut Tabs, api: &Api) {
         }
     }
     tabs.go(Way::Open);
-    tabs.open("late", options(json!({"after": 0})), &[BUS]).await;
+    tabs.open("late", options(json!({"after": 0})), &[BUS])
+        .await;
     all.extend(emit(api, 20).await);
     for name in ["oldest", "late"] {
         let tab = tabs.until(name, "it has all", |tab| tab.events.len() >= all.len());
@@ -211,4 +214,23 @@ async fn tabs_of_firefox_have_every_event_once_by_one_connection() {
     if let Some(path) = given("Firefox", "HERALD_TEST_FIREFOX") {
         story(|profile, url| firefox(&path, profile, url)).await;
     }
+}
+
+#[tokio::test]
+async fn the_types_of_the_client_allow_what_it_takes_and_nothing_else() {
+    let Some(peers) = given("Node.js peers", "HERALD_TEST_NODE_PEERS") else {
+        return;
+    };
+    let checked = Command::new("node")
+        .arg(format!("{peers}/node_modules/typescript/bin/tsc"))
+        .args(["--noEmit", "--strict", "--target", "es2023"])
+        .args(["--lib", "es2023,dom", "--module", "nodenext"])
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/peers/client_types.ts"
+        ))
+        .output();
+    let checked = checked.await.expect("node starts");
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{said}");
 }
