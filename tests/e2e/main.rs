@@ -8,6 +8,7 @@ mod browser;
 mod checking;
 mod clients;
 mod cursors;
+mod cut_browsers;
 mod dead_letters;
 mod embedded;
 mod everyone;
