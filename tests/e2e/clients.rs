@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::browser::{Browser, chromium, firefox};
-use crate::foreign::{curl, node, run, snake};
+use crate::foreign::{curl, eventsource_client, node, run, snake};
 use crate::harness::{
     Config, Database, END, Herald, Home, Sse, Turns, eventually, given, postgres, redis, seconds,
     seed, text, within,
@@ -145,6 +145,11 @@ async fn curl_has_every_odd_event_once() {
         return;
     };
     story(|url| tokio::spawn(curl(program, url))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_eventsource_client_of_crates_io_has_every_odd_event_once() {
+    story(|url| tokio::spawn(eventsource_client(url))).await;
 }
 
 /// What the browser runs.

@@ -9,6 +9,7 @@ mod browser_client;
 mod checking;
 mod clients;
 mod cursors;
+mod cut_browsers;
 mod dead_letters;
 mod embedded;
 mod everyone;
