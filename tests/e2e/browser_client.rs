@@ -204,7 +204,7 @@ async fn a_page_is_told_what_it_cannot_have(tabs: &mut Tabs) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tabs_of_chromium_have_every_event_once_by_one_connection() {
-    if let Some(path) = given("browser", "HERALD_TEST_CHROMIUM") {
+    if let Some(path) = given("Chromium", "HERALD_TEST_CHROMIUM") {
         story(|profile, url| chromium(&path, profile, url)).await;
     }
 }
