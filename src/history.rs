@@ -95,9 +95,14 @@ impl History for StoreHistory {
         Ok(self.store.feed_head().await?.expired)
     }
 
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
+    async fn latest(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        upto: i64,
+    ) -> Result<Option<Ulid>, Unavailable> {
         let _turn = self.turn().await?;
-        Ok(self.store.latest(tenant, upto).await?)
+        Ok(self.store.latest(tenant, types, upto).await?)
     }
 }
 

@@ -122,6 +122,11 @@ pub struct Checkpoint {
 /// How often a leader calls [`Sequencer::sequence`] at least, also when nothing waits.
 pub const LEAD_HEARTBEAT: Duration = Duration::from_millis(250);
 
+/// Among how many of a tenant's last events the latest of these types is looked for.
+fn latest_of(types: &TypeFilter) -> i64 {
+    if types.wants_all() { 1 } else { 1000 }
+}
+
 /// Moves committed outbox rows into the feed. Whoever holds one leads; dropping it gives up the
 /// lead. It works on the very connection that holds the lock, so that a lost connection is a lost
 /// lead. One that is not called for a few [`LEAD_HEARTBEAT`]s may lose the lead: its process hangs.
@@ -177,8 +182,14 @@ pub trait Store: Feed {
 
     async fn resolve(&self, tenant: &str, cursor: Cursor) -> Result<Resolved, StoreError>;
 
-    /// The id of the tenant's last event with `seq <= upto`.
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, StoreError>;
+    /// The id of the tenant's last event with `seq <= upto`: the last one of these types, if it is
+    /// among the last 1,000, else the last of any.
+    async fn latest(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        upto: i64,
+    ) -> Result<Option<Ulid>, StoreError>;
 
     /// One event by its id, sequenced or not (then its `seq` is 0); of this tenant, if one is
     /// given.

@@ -185,9 +185,36 @@ pub async fn the_latest_event_is_the_tenants_last_one_up_to_a_place(f: Arc<Fixtu
         (1, Some(events[0].event_id)),
         (3, Some(events[1].event_id)),
     ] {
-        assert_eq!(f.store.latest("acme", upto).await.expect("read"), expected);
+        assert_eq!(latest(&f, "acme", "", upto).await, expected);
     }
-    assert_eq!(f.store.latest("none", 3).await.expect("read"), None);
+    assert_eq!(latest(&f, "none", "", 3).await, None);
+}
+
+pub async fn of_some_types_the_latest_event_is_the_last_one_that_is_not_far_away(f: Arc<Fixture>) {
+    let kinds = ["order.paid", "note", "b", "a", "a"].map(|kind| event("acme", kind));
+    let events = f.feed(&kinds).await;
+    for (types, upto, expected) in [
+        ("order.*", 5, 0),
+        ("b,note", 5, 2),
+        ("b,note", 2, 1),
+        ("a", 5, 4),
+        ("a", 4, 3),
+        ("none", 5, 4),
+    ] {
+        let expected = Some(events[expected].event_id);
+        assert_eq!(latest(&f, "acme", types, upto).await, expected, "{types}");
+    }
+    let others: Vec<_> = (0..996).map(|_| event("acme", "a")).collect();
+    f.feed(&others).await;
+    let first = latest(&f, "acme", "order.*", 1000).await;
+    assert_eq!(first, Some(events[0].event_id));
+    let last = latest(&f, "acme", "", 1001).await;
+    assert_eq!(latest(&f, "acme", "order.*", 1001).await, last);
+}
+
+async fn latest(f: &Fixture, tenant: &str, types: &str, upto: i64) -> Option<Ulid> {
+    let types = TypeFilter::parse(types).expect("a filter");
+    f.store.latest(tenant, &types, upto).await.expect("read")
 }
 
 pub async fn an_event_is_found_by_its_id_sequenced_or_not(f: Arc<Fixture>) {

@@ -257,7 +257,7 @@ pub async fn a_place_that_has_expired_is_unknown_and_the_beginning_is_the_oldest
     let page: Vec<_> = page.iter().map(|e| e.seq).collect();
     assert_eq!(page, [3, 4]);
     assert_eq!(seqs(&f).await, [3, 4]);
-    assert_eq!(f.store.latest("acme", 2).await.expect("read"), None);
+    assert_eq!(f.store.latest("acme", &all, 2).await.expect("read"), None);
 }
 
 pub async fn an_id_or_key_that_is_emitted_again_after_its_event_has_expired_is_new(

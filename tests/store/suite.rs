@@ -39,6 +39,7 @@ macro_rules! exercise_store {
                 cursors_that_name_nothing_of_the_tenant_are_unknown
                 a_cursor_to_an_event_that_is_not_sequenced_waits
                 the_latest_event_is_the_tenants_last_one_up_to_a_place
+                of_some_types_the_latest_event_is_the_last_one_that_is_not_far_away
                 an_event_is_found_by_its_id_sequenced_or_not
             }
             cursors {

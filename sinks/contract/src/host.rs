@@ -67,8 +67,14 @@ pub trait History: Send + Sync {
     /// Whoever read from a smaller `after` may have been given a page with a hole.
     async fn expired(&self) -> Result<i64, Unavailable>;
 
-    /// The id of the tenant's last event with `seq <= upto`; `None` when there is none.
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable>;
+    /// The id of the tenant's last event with `seq <= upto`; `None` when there is none. It is the
+    /// last one of these types, if that is among the last 1,000, else the last of any.
+    async fn latest(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        upto: i64,
+    ) -> Result<Option<Ulid>, Unavailable>;
 }
 
 /// A browser's push subscription.

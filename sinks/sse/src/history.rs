@@ -72,8 +72,9 @@ impl Reader {
         self.bounded(self.history.resolve(tenant, cursor)).await
     }
 
-    pub async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
-        self.bounded(self.history.latest(tenant, upto)).await
+    pub async fn latest(&self, topic: &Topic, upto: i64) -> Result<Option<Ulid>, Unavailable> {
+        let latest = self.history.latest(&topic.tenant, &topic.types, upto);
+        self.bounded(latest).await
     }
 
     /// A client's turn to be written a page. Others have theirs when it is dropped.

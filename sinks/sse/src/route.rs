@@ -189,7 +189,6 @@ pub async fn enter(
     admission: Admission,
 ) -> Result<Option<Client>, Unavailable> {
     shared.hub.tick_every(shared.config.heartbeat);
-    let tenant = wanted.tenant.clone();
     let topic = Topic {
         tenant: wanted.tenant,
         types: wanted.types,
@@ -198,24 +197,25 @@ pub async fn enter(
     let Some((member, head)) = shared.hub.join(topic) else {
         return Ok(None);
     };
+    let topic = &member.log.topic;
     let (position, named, reset) = match start {
         Start::After { seq, id } => (seq, id, false),
         Start::Live { reset } => (head, None, reset),
     };
     let id = match named {
         Some(id) => id,
-        // The tenant's last event up to the very place: it has none in between, so a client that
-        // comes back with this id before its first event goes on exactly there. Nil is before the
-        // first event.
+        // The last event of the stream up to the very place: it has none in between, so a client
+        // that comes back with this id before its first event goes on exactly there, and whoever
+        // has the same id is at the same place. Nil is before the first event.
         None => shared
             .reader
-            .latest(&tenant, position)
+            .latest(topic, position)
             .await?
             .unwrap_or_default(),
     };
-    let opening = match member.log.topic.format {
+    let opening = match topic.format {
         Format::Sse | Format::Named => opening(shared, reset, id),
-        Format::WebSocket => message::opening(&member.log.topic, reset, id),
+        Format::WebSocket => message::opening(topic, reset, id),
     };
     Ok(Some(Client::new(
         shared.hub.clone(),

@@ -74,9 +74,15 @@ impl History for MemoryHistory {
         Ok(self.expired.load(Ordering::Relaxed))
     }
 
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, Unavailable> {
-        let events = self.of(tenant).await?;
-        let last = events.iter().rfind(|e| e.seq <= upto);
-        Ok(last.map(|e| e.event_id))
+    async fn latest(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        upto: i64,
+    ) -> Result<Option<Ulid>, Unavailable> {
+        let mut events = self.of(tenant).await?;
+        events.retain(|e| e.seq <= upto);
+        let wanted = events.iter().rfind(|e| types.matches(&e.kind));
+        Ok(wanted.or(events.last()).map(|e| e.event_id))
     }
 }

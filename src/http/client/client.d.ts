@@ -38,8 +38,12 @@ export interface Options<Payload = unknown> {
   /** Begins after the event of this id. Without `after` and this one the stream begins with what the
    * page had last before it was loaded again (`remember`), or else with what comes next. */
   lastEventId?: string;
-  /** A token to ask with; called again when that one has expired or is not believed. */
+  /** A token to ask with; called again when that one has expired or is not believed. The tabs that share
+   * a connection ask with one token, that of any of them. */
   token?: () => string | Promise<string>;
+  /** Whose page this is: tabs share only where it is the same. Give it when different users may log in in
+   * one browser; without it and `tenantId` a page with a `token` shares with none. */
+  account?: string;
   /** Which way events come; the next one where one does not work. By default `["sse", "websocket"]`. */
   transports?: Transport[];
   /** ms without a sign of life after which a connection is given up: more than two of the server's
@@ -47,8 +51,9 @@ export interface Options<Payload = unknown> {
   silence?: number;
   /** Whether cookies go along, as `fetch` has it. By default `"same-origin"`. */
   credentials?: RequestCredentials;
-  /** Whether a page that is loaded again goes on where it was (in `sessionStorage`). By default true. */
-  remember?: boolean;
+  /** Whether a page that is loaded again goes on where it was (in `sessionStorage`). By default true. Of
+   * several streams that want the same in one page, each needs a name of its own here. */
+  remember?: boolean | string;
   /** Whether a hidden page leaves its stream, at once or after so many ms, and goes on exactly when it is
    * seen again. By default false. */
   pauseWhenHidden?: boolean | number;

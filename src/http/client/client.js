@@ -9,8 +9,11 @@
 
 import { waysTo } from "./client/links.js";
 
-const LINK_TIMEOUT = 10_000; // ms; for the first word of a channel
-const LINK_SILENCE = 20_000; // ms; a channel says every 5 s that it is there
+// Seconds of this page's clock, which may stand still while it is hidden.
+const ASK = 5; // a channel that says nothing whether it is there
+const LINK_TIMEOUT = 10; // for its first word
+const LINK_SILENCE = 20;
+const ACKNOWLEDGE = 1 << 18; // characters that are read before the channel is told
 
 export const connect = (options) => new Stream(options);
 
@@ -22,25 +25,31 @@ class Stream {
   #cursor;
   #memory;
   #state = { state: "connecting" };
-  #heardAt;
+  #quiet; // seconds since the channel said something
   #answered;
+  #read; // characters that the channel does not know are read
+  #round = 0; // of joins
   #watchdog;
   #hiding; // the timer of a page that is hidden
   #left = new AbortController();
 
-  constructor({ url = new URL(".", import.meta.url).href, tenantId, types, after, lastEventId, ...options }) {
+  constructor({ url = new URL(".", import.meta.url).href, tenantId, types, after, lastEventId, account, ...options }) {
     this.#options = { remember: true, ...options };
+    const { remember, token } = this.#options;
+    const authorized = token !== undefined;
     const { transports = ["sse", "websocket"], silence = 45_000, credentials = "same-origin" } = options;
     const base = new URL(url, location.href).href.replace(/\/*$/, "/");
-    this.#wanted = { base, tenantId, types: [types ?? []].flat().join(","), transports, silence, credentials };
-    this.#ways = waysTo(this.#wanted);
-    this.#memory = `herald ${base} ${tenantId} ${this.#wanted.types}`;
-    const remembered = this.#options.remember ? recall(this.#memory) : undefined;
+    this.#wanted = { base, tenantId, types: [types ?? []].flat().join(","), account, authorized, transports, silence, credentials };
+    // Where only the token says whose events these are, another tab's may be another's.
+    this.#ways = waysTo(this.#wanted, authorized && tenantId === undefined && account === undefined);
+    this.#memory = `herald ${JSON.stringify([base, tenantId, this.#wanted.types, account, remember])}`;
+    const remembered = remember ? recall(this.#memory) : undefined;
     if (after !== undefined && after !== null) this.#cursor = { after };
     else if (lastEventId ?? remembered) this.#cursor = { lastEventId: lastEventId ?? remembered };
     else this.#cursor = {};
     this.#watch();
     if (document.hidden && this.#pauses() === 0) this.#say({ state: "paused" });
+    else if (document.prerendering) document.addEventListener("prerenderingchange", () => this.#show(), { once: true, signal: this.#left.signal });
     else this.#join();
     if (document.hidden) this.#hide();
   }
@@ -63,17 +72,40 @@ class Stream {
 
   #join() {
     this.#leave();
-    const link = (this.#link = this.#ways[0](() => link === this.#link && this.#another()));
+    const link = (this.#link = this.#way(() => link === this.#link && this.#another()));
     this.#answered = false;
-    this.#heardAt = performance.now();
     link.port.onmessage = ({ data }) => link === this.#link && this.#hear(data);
-    const join = () => link.port.postMessage({ join: this.#wanted, cursor: this.#cursor, tells: this.#options.token !== undefined });
-    link.port.onleader = join; // a new one knows nobody yet
-    join();
+    link.port.onleader = () => this.#begin(); // it knows nobody yet
+    this.#begin();
     this.#watchdog = setInterval(() => {
-      const silent = performance.now() - this.#heardAt;
-      if (silent > (this.#answered ? LINK_SILENCE : LINK_TIMEOUT)) this.#another();
+      this.#quiet += 1;
+      if (this.#quiet % ASK === 0) this.#tell({ alive: true });
+      if (this.#quiet > (this.#answered ? LINK_SILENCE : LINK_TIMEOUT)) this.#another();
     }, 1_000);
+  }
+
+  /** Becomes a member of the channel, from where it is on. */
+  #begin() {
+    this.#round += 1;
+    this.#read = 0;
+    this.#quiet = 0;
+    this.#tell({ join: this.#wanted, cursor: this.#cursor });
+  }
+
+  #tell(message) {
+    this.#link?.port.postMessage({ ...message, round: this.#round });
+  }
+
+  /** The first way that the browser does not refuse: policies and settings may forbid some. */
+  #way(failed) {
+    for (;;) {
+      try {
+        return this.#ways[0](failed);
+      } catch (error) {
+        if (this.#ways.length === 1) throw error;
+        this.#ways.shift();
+      }
+    }
   }
 
   /** The channel does not answer: a worker that ended, or one that cannot be. */
@@ -84,7 +116,7 @@ class Stream {
 
   #leave() {
     clearInterval(this.#watchdog);
-    this.#link?.port.postMessage({ leave: true });
+    this.#tell({ leave: true });
     this.#link?.close();
     this.#link = null;
   }
@@ -100,29 +132,36 @@ class Stream {
 
   // ---- What the channel says ------------------------------------------------------------------
 
-  #hear({ place, text, reset, state, detail, ask, alive }) {
-    this.#heardAt = performance.now();
+  #hear({ round, place, text, reset, state, detail, ask, gone }) {
+    if (round !== this.#round) return;
+    this.#quiet = 0;
     this.#answered = true;
+    if (gone) return this.#begin();
     if (place !== undefined) this.#move(place, text);
     if (reset !== undefined) this.#call("onReset", { reason: reset });
     if (state === "failed") this.#end({ state, detail });
     else if (state !== undefined) this.#say({ state, detail });
-    if (ask === "token") this.#giveToken(this.#link);
-    if (alive) this.#link?.port.postMessage({ here: true });
+    if (ask === "token") this.#giveToken(round);
   }
 
   #move(place, text) {
     if (text !== undefined) this.#call("onEvent", JSON.parse(text), text);
     this.#cursor = { lastEventId: place };
     this.#remember();
+    this.#read += text?.length ?? 0;
+    if (this.#read < ACKNOWLEDGE) return;
+    this.#tell({ read: this.#read });
+    this.#read = 0;
   }
 
-  async #giveToken(link) {
+  async #giveToken(round) {
+    let said;
     try {
-      link.port.postMessage({ token: String(await this.#options.token()) });
+      said = { token: String(await this.#options.token()) };
     } catch (error) {
-      link.port.postMessage({ fault: `the page gave no token: ${error?.message ?? error}` });
+      said = { fault: `the page gave no token: ${error?.message ?? error}` };
     }
+    if (round === this.#round) this.#tell(said);
   }
 
   #say(state) {

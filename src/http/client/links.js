@@ -11,7 +11,8 @@ import { Channels } from "./channel.js";
 const NAME = "herald 1";
 
 /** The ways that this browser and page have. */
-export function waysTo(options) {
+export function waysTo(options, alone) {
+  if (alone) return [byOneself];
   const script = new URL("channel.js", import.meta.url);
   const ways = [];
   if (globalThis.SharedWorker && script.origin === location.origin) ways.push((failed) => byWorker(script, failed));
@@ -39,17 +40,11 @@ function byOneself() {
 
 function byElection(name) {
   const bus = new BroadcastChannel(name);
-  let ours = crypto.randomUUID();
+  const ours = crypto.randomUUID();
   const port = { onmessage: null, onleader: null, postMessage: (message) => bus.postMessage({ from: ours, message }) };
   bus.onmessage = ({ data: { to, leads, message } }) => {
-    if (leads) {
-      // It may have heard of us already. What it says to that name is no longer for us.
-      port.postMessage({ leave: true });
-      ours = crypto.randomUUID();
-      port.onleader?.();
-    } else if (to === ours) {
-      port.onmessage?.({ data: message });
-    }
+    if (leads) port.onleader?.();
+    else if (to === ours) port.onmessage?.({ data: message });
   };
   const left = new AbortController();
   const elected = () => lead(name, left.signal);
@@ -68,13 +63,14 @@ function lead(name, left) {
   const ports = new Map();
   bus.onmessage = ({ data: { from, message } }) => {
     if (from === undefined) return;
-    if (!ports.has(from)) {
-      const port = { postMessage: (said) => bus.postMessage({ to: from, message: said }) };
+    const postMessage = (said) => bus.postMessage({ to: from, message: said });
+    if (message.join && !ports.has(from)) {
+      const port = { postMessage, onend: () => ports.delete(from) };
       ports.set(from, port);
       channels.accept(port);
     }
-    ports.get(from).onmessage({ data: message });
-    if (message.leave) ports.delete(from);
+    if (ports.has(from)) ports.get(from).onmessage({ data: message });
+    else if (!message.leave) postMessage({ gone: true, round: message.round });
   };
   bus.postMessage({ leads: true });
   return new Promise((resolve) => {

@@ -12,18 +12,23 @@ const OPEN_TIMEOUT = 10_000; // ms; at most; a proxy may keep back what never en
 const LONGEST_WAIT = 30_000; // ms
 const TRIES = 2; // in vain, before another transport is tried
 const RECENT = 256; // places that are remembered, to find out where another stream is
+const RECENT_SIZE = 1 << 22; // characters of them
+const RENEWALS = 10_000; // ms between tokens that are asked for without a wait
 
 export class Upstream {
   /** The last places, oldest first: an event's id and text, or the id that a stream began with. */
   recent = [];
   state = { state: "connecting" };
+  /** Which of the transports does. */
+  transport;
   #options;
   #told;
   #token;
   #cursor;
   #closed = false;
   #failures = 0; // since it was somewhere
-  #transport = 0;
+  #renewedAt = -RENEWALS;
+  #size = 0; // of what is in `recent`
   #wait = 0; // ms; what herald asked for
   #stop = new AbortController(); // the attempt that is under way
   #wake = () => {}; // ends the wait for the next one
@@ -33,13 +38,15 @@ export class Upstream {
    * @param cursor where it begins: `{ after }` or `{ lastEventId }`, or neither for what comes next
    * @param token gives a token that is not the one given, which did not do
    * @param told has a function each for `place`, `reset` and `state`
+   * @param transport the one to begin with
    */
-  constructor(options, cursor, token, told) {
+  constructor(options, cursor, token, told, transport = 0) {
+    this.transport = transport;
     this.#options = options;
     this.#cursor = cursor;
     this.#token = token;
     this.#told = told;
-    this.#run();
+    queueMicrotask(() => this.#run()); // who makes it has it before it says anything
   }
 
   /** The id of the last event, or the one that the stream began with. */
@@ -66,6 +73,7 @@ export class Upstream {
       let token;
       try {
         token = await this.#token(bad);
+        if (this.#closed) return;
         bad = undefined;
         if (await this.#attempt(token)) bad = token;
       } catch (error) {
@@ -78,10 +86,12 @@ export class Upstream {
         why = error.message;
       }
       if (this.#closed) return;
-      if (++this.#failures % TRIES === 0) this.#transport += 1;
-      // A stream that was open goes on at once with another token.
+      if (++this.#failures % TRIES === 0) this.transport += 1;
       const longest = Math.min(1_000 * 2 ** this.#failures, LONGEST_WAIT);
-      const wait = bad !== undefined && this.#failures === 1 ? 0 : this.#wait || Math.random() * longest;
+      // A stream that was open goes on at once with another token, unless that has just been so.
+      const renews = bad !== undefined && this.#failures === 1 && performance.now() - this.#renewedAt > RENEWALS;
+      if (renews) this.#renewedAt = performance.now();
+      const wait = renews ? 0 : this.#wait || Math.random() * longest;
       this.#wait = 0;
       this.#say("waiting", why);
       await new Promise((resolve) => {
@@ -94,7 +104,7 @@ export class Upstream {
   /** Follows the stream until it ends; whether that is because its token expired. */
   async #attempt(token) {
     const { base, tenantId, types, credentials, silence, transports: names } = this.#options;
-    const by = names[this.#transport % names.length];
+    const by = names[this.transport % names.length];
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries({ tenantId, types, ...this.#cursor })) {
       if (value !== undefined && value !== "") query.set(name, value);
@@ -109,12 +119,13 @@ export class Upstream {
     const hear = ({ id, text, reset, expired: ends, wait }) => {
       if (stop.signal.aborted) return;
       heardAt = performance.now();
-      if (!opened) this.#say("open", by);
       opened = true;
       if (wait !== undefined) this.#wait = wait;
       if (reset !== undefined) this.#lost(reset);
       if (ends) expired = true;
-      if (id !== undefined) this.#move(id, text);
+      if (id === undefined) return;
+      if (this.state.state !== "open") this.#say("open", by);
+      this.#move(id, text);
     };
     try {
       await transports[by]({ base, query, token, credentials, signal: stop.signal }, hear);
@@ -129,12 +140,16 @@ export class Upstream {
     this.#failures = 0; // herald begins each stream with a place
     this.#cursor = { lastEventId: id };
     this.recent.push({ id, text });
-    if (this.recent.length > RECENT) this.recent.shift();
+    this.#size += text?.length ?? 0;
+    while (this.recent.length > RECENT || (this.#size > RECENT_SIZE && this.recent.length > 1)) {
+      this.#size -= this.recent.shift().text?.length ?? 0;
+    }
     this.#told.place({ id, text });
   }
 
   #lost(reason) {
     this.recent = [];
+    this.#size = 0;
     this.#told.reset(reason);
   }
 

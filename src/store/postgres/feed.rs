@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use herald_contract::{Cursor, Event};
+use herald_contract::{Cursor, Event, TypeFilter};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use ulid::Ulid;
 
 use super::Postgres;
 use crate::store::rows::{Columns as _, parse_ulid};
-use crate::store::{Backlog, FeedHead, PageQuery, Resolved, StoreError};
+use crate::store::{Backlog, FeedHead, PageQuery, Resolved, StoreError, latest_of};
 
 /// It does not begin at 0: until vacuum has come, the index still has what was deleted there.
 const FEED: &str = "
@@ -61,8 +61,13 @@ SELECT f.seq FROM herald.events e LEFT JOIN herald.feed f ON f.aggregate_id = e.
 WHERE e.tenant_id = $1 AND e.event_id = $2";
 
 const LATEST: &str = "
-SELECT e.event_id FROM herald.feed f JOIN herald.events e ON e.id = f.aggregate_id
-WHERE f.tenant_id = $1 AND f.seq <= $2 ORDER BY f.seq DESC LIMIT 1";
+SELECT event_id FROM (
+    SELECT e.event_id, e.type, f.seq
+    FROM herald.feed f JOIN herald.events e ON e.id = f.aggregate_id
+    WHERE f.tenant_id = $1 AND f.seq <= $2 ORDER BY f.seq DESC LIMIT $6) AS last
+ORDER BY ($3 OR type = ANY ($4) OR EXISTS (
+    SELECT FROM unnest($5::text[]) AS prefix WHERE starts_with(type, prefix))) DESC, seq DESC
+LIMIT 1";
 
 const EVENT: &str = "
 SELECT coalesce(f.seq, 0), e.id, e.event_id, e.tenant_id, e.type, e.payload::text,
@@ -173,12 +178,17 @@ impl Postgres {
     pub(super) async fn read_latest(
         &self,
         tenant: &str,
+        types: &TypeFilter,
         upto: i64,
     ) -> Result<Option<Ulid>, StoreError> {
         let mut transaction = self.begin_as(tenant).await?;
         let row = sqlx::query(LATEST)
             .bind(tenant)
             .bind(upto)
+            .bind(types.wants_all())
+            .bind(&types.exact)
+            .bind(&types.prefixes)
+            .bind(latest_of(types))
             .fetch_optional(&mut *transaction)
             .await?;
         transaction.commit().await?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use herald_contract::{Cursor, Event, Subscription};
+use herald_contract::{Cursor, Event, Subscription, TypeFilter};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection, Postgres as Pg};
@@ -200,8 +200,13 @@ impl Store for Postgres {
         self.within(self.resolve_cursor(tenant, cursor)).await
     }
 
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, StoreError> {
-        self.within(self.read_latest(tenant, upto)).await
+    async fn latest(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        upto: i64,
+    ) -> Result<Option<Ulid>, StoreError> {
+        self.within(self.read_latest(tenant, types, upto)).await
     }
 
     async fn event(&self, id: Ulid, tenant: Option<&str>) -> Result<Option<Event>, StoreError> {

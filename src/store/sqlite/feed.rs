@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use herald_contract::{Cursor, Event};
+use herald_contract::{Cursor, Event, TypeFilter};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteExecutor};
 use ulid::Ulid;
 
 use super::{Sqlite, json, limited};
 use crate::store::rows::{Columns as _, parse_ulid};
-use crate::store::{Backlog, FeedHead, PageQuery, Resolved, StoreError};
+use crate::store::{Backlog, FeedHead, PageQuery, Resolved, StoreError, latest_of};
 
 const FEED: &str = "
 SELECT f.seq, e.id, e.event_id, e.tenant_id, e.type, e.payload, e.metadata, e.created_at
@@ -50,8 +50,13 @@ SELECT f.seq FROM events e LEFT JOIN feed f ON f.aggregate_id = e.id
 WHERE e.tenant_id = ?1 AND (e.id = ?2 OR e.event_id = ?3)";
 
 const LATEST: &str = "
-SELECT e.event_id FROM feed f JOIN events e ON e.id = f.aggregate_id
-WHERE f.tenant_id = ?1 AND f.seq <= ?2 ORDER BY f.seq DESC LIMIT 1";
+SELECT event_id FROM (
+    SELECT e.event_id, e.type, f.seq FROM feed f JOIN events e ON e.id = f.aggregate_id
+    WHERE f.tenant_id = ?1 AND f.seq <= ?2 ORDER BY f.seq DESC LIMIT ?6)
+ORDER BY (?3 OR type IN (SELECT value FROM json_each(?4)) OR EXISTS (
+    SELECT 1 FROM json_each(?5) AS prefix
+    WHERE substr(type, 1, length(prefix.value)) = prefix.value)) DESC, seq DESC
+LIMIT 1";
 
 const EVENT: &str = "
 SELECT coalesce(f.seq, 0), e.id, e.event_id, e.tenant_id, e.type, e.payload, e.metadata,
@@ -151,11 +156,16 @@ impl Sqlite {
     pub(super) async fn read_latest(
         &self,
         tenant: &str,
+        types: &TypeFilter,
         upto: i64,
     ) -> Result<Option<Ulid>, StoreError> {
         let row = sqlx::query(LATEST)
             .bind(tenant)
             .bind(upto)
+            .bind(types.wants_all())
+            .bind(json(&types.exact)?)
+            .bind(json(&types.prefixes)?)
+            .bind(latest_of(types))
             .fetch_optional(&self.readers)
             .await?;
         Ok(row.map(|row| parse_ulid(row.try_get(0)?)).transpose()?)

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
-use herald_contract::{Cursor, Event, Subscription};
+use herald_contract::{Cursor, Event, Subscription, TypeFilter};
 use serde::Serialize;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -213,8 +213,13 @@ impl Store for Sqlite {
         self.within(self.resolve_cursor(tenant, cursor)).await
     }
 
-    async fn latest(&self, tenant: &str, upto: i64) -> Result<Option<Ulid>, StoreError> {
-        self.within(self.read_latest(tenant, upto)).await
+    async fn latest(
+        &self,
+        tenant: &str,
+        types: &TypeFilter,
+        upto: i64,
+    ) -> Result<Option<Ulid>, StoreError> {
+        self.within(self.read_latest(tenant, types, upto)).await
     }
 
     async fn event(&self, id: Ulid, tenant: Option<&str>) -> Result<Option<Event>, StoreError> {
