@@ -18,7 +18,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::{ClientAddress, Connection, Takeover, Writing};
+use herald_routes::{ClientAddress, Connection, Socket, Takeover, Writing};
 use http::header::CONNECTION;
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -191,7 +191,7 @@ impl Server {
         } = handover.await?;
         let parts = serving.into_parts();
         takeover.begin(Connection {
-            socket: parts.io.into_inner(),
+            socket: Socket::Bare(parts.io.into_inner()),
             read: parts.read_buf,
             head,
             chunked,
