@@ -78,8 +78,12 @@ fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
 
 /// Where to look and what to try, for somebody who has just started it.
 fn greet(config: &Config, address: SocketAddr) {
-    tracing::info!("listening on http://{address}");
-    let base = format!("http://{address}");
+    let scheme = match config.http.tls.files() {
+        Some(_) => "https",
+        None => "http",
+    };
+    let base = format!("{scheme}://{address}");
+    tracing::info!("listening on {base}");
     println!(
         "herald {} is listening on {base}",
         env!("CARGO_PKG_VERSION")

@@ -1,4 +1,5 @@
-//! Connections: HTTP/1.1, and HTTP/2 for clients that begin with it (RFC 9113 §3.3).
+//! Connections: HTTP/1.1 and HTTP/2, which clients agree on in TLS (ALPN, RFC 7301), or without TLS
+//! begin with (RFC 9113 §3.3). Where there is TLS, whoever comes without is told so.
 //!
 //! A route that would rather write to the connection itself ([`Takeover`]) gets it from HTTP/1.1:
 //! hyper has read the request by then, has nothing left to write, and is taken away from between.
@@ -18,7 +19,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::{ClientAddress, Connection, Socket, Takeover, Writing};
+use herald_routes::{ClientAddress, Connection, Problem, Socket, Takeover, Writing};
 use http::header::CONNECTION;
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -26,14 +27,21 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+use crate::tls;
+
 /// For a request's head, from the first byte or the last response on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For a handshake, from its first byte on.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection whose other end acknowledges nothing for so long is gone (RFC 5482).
 const GONE: Duration = Duration::from_secs(60);
@@ -43,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a client begins with that speaks HTTP/2 at once: no method of HTTP/1.1 begins with it.
 const PREFACE: &[u8; 3] = b"PRI";
+
+/// What a handshake begins with (RFC 8446 §5.1): no method does.
+const HANDSHAKE: u8 = 22;
 
 /// A response that its route writes.
 struct Handover {
@@ -54,19 +65,23 @@ struct Handover {
 #[derive(Clone)]
 struct Server {
     router: Router,
+    tls: Option<TlsAcceptor>,
     stop: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
-/// Answers requests until `stop`, and then those under way for at most `drain`.
+/// Answers requests until `stop`, and then those under way for at most `drain`. With `tls` there are
+/// no requests without.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
     let server = Server {
         router,
+        tls,
         stop,
         tasks: Arc::default(),
     };
@@ -133,17 +148,58 @@ impl Server {
             peeked = timeout(HEAD_TIMEOUT, connection.peek(&mut first)) => peeked,
             () = self.stop.cancelled() => return None,
         };
-        match peeked {
-            Ok(Ok(_)) if first == *PREFACE => {
-                self.http2(connection, from).await;
-                None
+        let Ok(Ok(1..)) = peeked else {
+            return None;
+        };
+        match self.tls.clone() {
+            // It is large, and others do without.
+            Some(tls) if first[0] == HANDSHAKE => Box::pin(self.tls(tls, connection, from)).await,
+            tls => {
+                let router = tls.map_or(self.router.clone(), |_| Router::new().fallback(refuse));
+                let server = Self { router, ..self };
+                match first == *PREFACE {
+                    true => server.http2(connection, from).await,
+                    false => server.http1(connection, from, Socket::Bare).await,
+                }
             }
-            Ok(Ok(count)) if count > 0 => self.http1(connection, from).await,
-            _ => None,
         }
     }
 
-    async fn http1(self, connection: TcpStream, from: IpAddr) -> Option<Writing> {
+    async fn tls(self, tls: TlsAcceptor, connection: TcpStream, from: IpAddr) -> Option<Writing> {
+        let handshake = tls.accept_with(connection, tls::bound);
+        let shaken = tokio::select! {
+            shaken = timeout(HANDSHAKE_TIMEOUT, handshake) => shaken,
+            () = self.stop.cancelled() => return None,
+        };
+        let connection = match shaken {
+            Ok(Ok(connection)) => connection,
+            // Scanners, clients that want TLS 1.1 or do not trust the certificate.
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, %from, "a TLS handshake failed");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let protocol = connection.get_ref().1.alpn_protocol();
+        match protocol == Some(tls::HTTP2) {
+            true => self.http2(connection, from).await,
+            false => {
+                let wrap = |connection| Socket::Wrapped(Box::new(connection));
+                self.http1(connection, from, wrap).await
+            }
+        }
+    }
+
+    /// `socket` is for whoever takes the connection over.
+    async fn http1<C>(
+        self,
+        connection: C,
+        from: IpAddr,
+        socket: impl FnOnce(C) -> Socket,
+    ) -> Option<Writing>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
         let handover: Arc<Mutex<Option<Handover>>> = Arc::default();
         let (router, slot) = (self.router.clone(), handover.clone());
         let service = service_fn(move |request| {
@@ -191,14 +247,17 @@ impl Server {
         } = handover.await?;
         let parts = serving.into_parts();
         takeover.begin(Connection {
-            socket: Socket::Bare(parts.io.into_inner()),
+            socket: socket(parts.io.into_inner()),
             read: parts.read_buf,
             head,
             chunked,
         })
     }
 
-    async fn http2(self, connection: TcpStream, from: IpAddr) {
+    async fn http2<C>(self, connection: C, from: IpAddr) -> Option<Writing>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
         let router = self.router.clone();
         let service = service_fn(move |request| {
             let router = router.clone();
@@ -216,7 +275,13 @@ impl Server {
             Pin::new(&mut serving).graceful_shutdown();
             let _ = serving.await;
         }
+        None
     }
+}
+
+/// Answers what comes without TLS where there is TLS.
+async fn refuse() -> Problem {
+    Problem::bad_request("this address speaks TLS: ask https://")
 }
 
 async fn answer(mut router: Router, mut request: Request<Incoming>, from: IpAddr) -> Response {
