@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -258,8 +259,10 @@ impl Server {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let router = self.router.clone();
+        let asked = Arc::new(AtomicBool::new(false));
+        let (router, begun) = (self.router.clone(), asked.clone());
         let service = service_fn(move |request| {
+            begun.store(true, Ordering::Relaxed);
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request, from).await) }
         });
@@ -267,11 +270,20 @@ impl Server {
             .timer(TokioTimer::new())
             .keep_alive_interval(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(connection), service);
-        let stopped = tokio::select! {
-            _ = &mut serving => false,
-            () = self.stop.cancelled() => true,
+        let stopped = async {
+            let _ = timeout(HEAD_TIMEOUT, self.stop.cancelled()).await;
+            // Whoever has asked for nothing by then may not even have begun, and hyper would wait.
+            let goes_on = asked.load(Ordering::Relaxed);
+            if goes_on {
+                self.stop.cancelled().await;
+            }
+            goes_on
         };
-        if stopped {
+        let in_order = tokio::select! {
+            _ = &mut serving => false,
+            in_order = stopped => in_order,
+        };
+        if in_order {
             Pin::new(&mut serving).graceful_shutdown();
             let _ = serving.await;
         }

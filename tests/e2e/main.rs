@@ -29,6 +29,8 @@ mod restored;
 mod resume;
 mod retention;
 mod streams;
+mod tls;
+mod tls_client;
 mod transactions;
 mod websocket;
 
