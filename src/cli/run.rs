@@ -16,7 +16,8 @@ use crate::roles::Roles;
 #[command(
     after_help = "Examples:\n  herald run\n  herald run --only relay,http\n  \
                         herald run --only sinks=email,push\n\nSIGTERM and SIGINT drain: \
-                        what is under way ends, then herald exits with 0. A second one ends it at once."
+                        what is under way ends, then herald exits with 0. A second one ends it at once.\n\
+                        Where http.tls is set, SIGHUP reads its files again."
 )]
 pub struct Run {
     /// Take these roles alone: relay, http, sinks, or sinks=NAME,NAME
