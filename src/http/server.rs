@@ -152,17 +152,20 @@ impl Server {
         let Ok(Ok(1..)) = peeked else {
             return None;
         };
-        match self.tls.clone() {
-            // It is large, and others do without.
-            Some(tls) if first[0] == HANDSHAKE => Box::pin(self.tls(tls, connection, from)).await,
-            tls => {
-                let router = tls.map_or(self.router.clone(), |_| Router::new().fallback(refuse));
-                let server = Self { router, ..self };
-                match first == *PREFACE {
-                    true => server.http2(connection, from).await,
-                    false => server.http1(connection, from, Socket::Bare).await,
-                }
+        let server = match self.tls.clone() {
+            Some(tls) if first[0] == HANDSHAKE => {
+                // It is large, and others do without.
+                return Box::pin(self.tls(tls, connection, from)).await;
             }
+            Some(_) => Self {
+                router: Router::new().fallback(refuse),
+                ..self
+            },
+            None => self,
+        };
+        match first == *PREFACE {
+            true => server.http2(connection, from).await,
+            false => server.http1(connection, from, Socket::Bare).await,
         }
     }
 

@@ -1,5 +1,5 @@
 //! A connection that the server has handed over, written to and read from directly: one small task
-//! a client, no buffer of its own, and one system call for all that is at hand.
+//! a client, no buffer of its own, and, to a bare socket, one system call for all that is at hand.
 
 use std::future::poll_fn;
 use std::io::ErrorKind;
