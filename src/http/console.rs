@@ -1,4 +1,4 @@
-//! The console: a page without a build step, in the binary.
+//! Files in the binary: the console, a page without a build step, and the client for pages of others.
 
 use axum::Router;
 use axum::http::header;
@@ -8,6 +8,7 @@ use axum::routing::get;
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const TYPES: &str = "text/plain; charset=utf-8";
 
 /// Scripts and styles from here alone (CSP level 3), so that no payload can become one.
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-ancestors 'self'";
@@ -28,6 +29,31 @@ pub(super) fn routes() -> Router {
         .route(
             "/openapi.json",
             file("application/json", include_str!("openapi.json")),
+        )
+        .merge(client())
+}
+
+/// `import { connect } from "/client.js"`, and what that imports.
+fn client() -> Router {
+    let script = |text| file(SCRIPT, text);
+    Router::new()
+        .route("/client.js", script(include_str!("client/client.js")))
+        .route(
+            "/client.d.ts",
+            file(TYPES, include_str!("client/client.d.ts")),
+        )
+        .route(
+            "/client/channel.js",
+            script(include_str!("client/channel.js")),
+        )
+        .route("/client/links.js", script(include_str!("client/links.js")))
+        .route(
+            "/client/transports.js",
+            script(include_str!("client/transports.js")),
+        )
+        .route(
+            "/client/upstream.js",
+            script(include_str!("client/upstream.js")),
         )
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::browser::chromium;
+use crate::browser::{Browser, chromium, firefox};
 use crate::foreign::{curl, node, run, snake};
 use crate::harness::{
     Config, Database, END, Herald, Home, Sse, Turns, eventually, given, postgres, redis, seconds,
@@ -163,13 +163,25 @@ source.onerror = () => { if (source.readyState === EventSource.CLOSED) report("c
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_has_every_odd_event_once() {
-    let Some(browser) = given("browser", "HERALD_TEST_CHROMIUM") else {
+    let Some(path) = given("Chromium", "HERALD_TEST_CHROMIUM") else {
         return;
     };
+    story_of_a_browser(|profile, url| chromium(&path, profile, url)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn firefox_has_every_odd_event_once() {
+    let Some(path) = given("Firefox", "HERALD_TEST_FIREFOX") else {
+        return;
+    };
+    story_of_a_browser(|profile, url| firefox(&path, profile, url)).await;
+}
+
+async fn story_of_a_browser(start: impl FnOnce(&TempDir, &str) -> Browser) {
     let mut stage = Stage::set(PAGE).await;
     let profile = TempDir::new().expect("a temporary folder");
     let url = stage.url().replace("/sse?", "/test-page?");
-    let _chromium = chromium(&browser, &profile, &url);
+    let _browser = start(&profile, &url);
     stage.emit_all().await;
     let result = within("the browser's result", seconds(60), stage.proxy.result()).await;
     let result: Value = serde_json::from_str(&result).expect("JSON");

@@ -145,7 +145,7 @@ async fn pass_on(
 }
 
 /// The request's head with its blank line, and what came behind it.
-async fn read_head(client: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
+pub async fn read_head(client: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     loop {
         if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -158,7 +158,7 @@ async fn read_head(client: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)>
     }
 }
 
-fn content_length(head: &str) -> usize {
+pub fn content_length(head: &str) -> usize {
     head.lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))

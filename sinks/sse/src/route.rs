@@ -216,20 +216,24 @@ pub async fn enter(
     let Some((member, head)) = shared.hub.join(topic) else {
         return Ok(None);
     };
-    let log = member.log.clone();
-    let opening = |reset, id| match log.topic.format {
-        Format::Sse | Format::Named => opening(shared, reset, id),
-        Format::WebSocket => message::opening(&log.topic, reset, id),
+    let (position, named, reset) = match start {
+        Start::After { seq, id } => (seq, id, false),
+        Start::Live { reset } => (head, None, reset),
     };
-    let (position, opening) = match start {
-        Start::After { seq, id } => (seq, opening(false, id)),
-        Start::Live { reset } => {
-            // The tenant's last event up to the very head that was joined: it has none between
-            // that event and the head, so a client that comes back with this id before its first
-            // event goes on exactly where live began. Nil is before the first event.
-            let id = shared.reader.latest(&tenant, head).await?;
-            (head, opening(reset, Some(id.unwrap_or_default())))
-        }
+    let id = match named {
+        Some(id) => id,
+        // The tenant's last event up to the very place: it has none in between, so a client that
+        // comes back with this id before its first event goes on exactly there. Nil is before the
+        // first event.
+        None => shared
+            .reader
+            .latest(&tenant, position)
+            .await?
+            .unwrap_or_default(),
+    };
+    let opening = match member.log.topic.format {
+        Format::Sse | Format::Named => opening(shared, reset, id),
+        Format::WebSocket => message::opening(&member.log.topic, reset, id),
     };
     Ok(Some(Client::new(
         shared.hub.clone(),
@@ -268,7 +272,7 @@ pub async fn resolve(shared: &Shared, wanted: &Wanted) -> Result<Start, Unavaila
     })
 }
 
-fn opening(shared: &Shared, reset: bool, id: Option<Ulid>) -> Bytes {
+fn opening(shared: &Shared, reset: bool, id: Ulid) -> Bytes {
     let mut out = BytesMut::new();
     let jitter = rand::random_range(0.5..=1.5);
     frame::put_retry(&mut out, shared.config.reconnect.mul_f64(jitter));
@@ -276,8 +280,6 @@ fn opening(shared: &Shared, reset: bool, id: Option<Ulid>) -> Bytes {
         // Before the id: a client that loses the connection in between is told again.
         out.extend_from_slice(frame::RESET);
     }
-    if let Some(id) = id {
-        frame::put_id(&mut out, id);
-    }
+    frame::put_id(&mut out, id);
     out.freeze()
 }

@@ -19,13 +19,11 @@ use crate::route::Query;
     rename_all_fields = "camelCase"
 )]
 pub enum Said<'a> {
-    /// The stream begins, with the id from which it can be resumed before its first event; without
-    /// one where the client knows its place itself.
+    /// The stream begins, with the id from which it can be resumed before its first event.
     Subscribed {
         tenant_id: &'a str,
         types: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        last_event_id: Option<Ulid>,
+        last_event_id: Ulid,
     },
     Reset {
         reason: &'static str,
@@ -64,7 +62,7 @@ impl Said<'_> {
 }
 
 /// What comes before the events of a stream.
-pub fn opening(topic: &Topic, reset: bool, last_event_id: Option<Ulid>) -> Bytes {
+pub fn opening(topic: &Topic, reset: bool, last_event_id: Ulid) -> Bytes {
     let mut out = BytesMut::new();
     if reset {
         // Before the id: a client that loses the connection in between is told again.
@@ -159,7 +157,7 @@ mod tests {
                 Said::Subscribed {
                     tenant_id: "acme \"",
                     types: "*".into(),
-                    last_event_id: Some(Ulid::nil()),
+                    last_event_id: Ulid::nil(),
                 },
                 r#"{"herald":"subscribed","tenantId":"acme \"","types":"*","lastEventId":"00000000000000000000000000"}"#,
             ),

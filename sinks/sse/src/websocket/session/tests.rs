@@ -15,12 +15,8 @@ use super::*;
 use crate::Config;
 use peer::{Heard, NIL, Server};
 
-fn subscribed(types: &str, last: Option<&str>) -> Value {
-    let mut said = json!({"herald": "subscribed", "tenantId": "a", "types": types});
-    if let Some(last) = last {
-        said["lastEventId"] = last.into();
-    }
-    said
+fn subscribed(types: &str, last: &str) -> Value {
+    json!({"herald": "subscribed", "tenantId": "a", "types": types, "lastEventId": last})
 }
 
 fn reset(reason: &str) -> Value {
@@ -31,15 +27,13 @@ fn reset(reason: &str) -> Value {
 async fn a_query_subscribes_at_once_with_an_id_to_come_back_with() {
     let server = Server::new(Config::default());
     let mut peer = server.connect("tenantId=a&types=order.*,k");
-    peer.hears(subscribed("k,order.*", Some(NIL))).await;
+    peer.hears(subscribed("k,order.*", NIL)).await;
     server.emit(1, "order.paid");
     server.emit(2, "user.created");
     server.emit(3, "k");
     peer.gets([1, 3]).await;
     let mut later = server.connect("tenantId=a");
-    later
-        .hears(subscribed("*", Some(&event_id(3).to_string())))
-        .await;
+    later.hears(subscribed("*", &event_id(3).to_string())).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,15 +45,15 @@ async fn cursors_are_those_of_event_streams() {
     (1..=9).for_each(|seq| server.emit(seq, "k"));
     let fifth = event_id(5).to_string();
     let mut peer = server.connect(&format!("tenantId=a&lastEventId={fifth}"));
-    peer.hears(subscribed("*", Some(&fifth))).await;
+    peer.hears(subscribed("*", &fifth)).await;
     peer.gets(6..=9).await;
     let mut peer = server.connect("tenantId=a&after=0");
-    peer.hears(subscribed("*", None)).await;
+    peer.hears(subscribed("*", NIL)).await;
     peer.gets(1..=9).await;
     let mut peer = server.connect("tenantId=a&after=999");
     peer.hears(reset("unknown cursor")).await;
     let last = event_id(9).to_string();
-    peer.hears(subscribed("*", Some(&last))).await;
+    peer.hears(subscribed("*", &last)).await;
     server.emit(10, "k");
     peer.gets([10]).await;
 }
@@ -87,15 +81,14 @@ async fn a_client_subscribes_by_a_message_and_unsubscribes() {
     server.emit(1, "k");
     assert_eq!(server.clients(), 1, "it is counted while it waits");
     peer.say(&json!({"subscribe": {"tenantId": "a", "after": 0}}));
-    peer.hears(subscribed("*", None)).await;
+    peer.hears(subscribed("*", NIL)).await;
     peer.gets([1]).await;
     peer.say(&json!({"unsubscribe": {}}));
     peer.hears(json!({"herald": "unsubscribed"})).await;
     server.emit(2, "k");
     let again = json!({"subscribe": {"tenantId": "a", "lastEventId": event_id(1).to_string()}});
     peer.say(&again);
-    peer.hears(subscribed("*", Some(&event_id(1).to_string())))
-        .await;
+    peer.hears(subscribed("*", &event_id(1).to_string())).await;
     peer.gets([2]).await;
     peer.say(&json!({"subscribe": {"tenantId": "b"}}));
     let said = peer.text().await;
@@ -119,18 +112,18 @@ async fn a_client_subscribes_by_a_message_and_unsubscribes() {
 async fn other_types_go_on_from_where_the_ones_before_were() {
     let server = Server::new(Config::default());
     let mut peer = server.connect("tenantId=a&types=k");
-    peer.hears(subscribed("k", Some(NIL))).await;
+    peer.hears(subscribed("k", NIL)).await;
     server.emit(1, "k");
     peer.gets([1]).await;
     // It has not been handed these, which it does not want, when it says what it wants now.
     server.emit(2, "other");
     server.emit(3, "k");
     peer.say(&json!({"subscribe": {"tenantId": "a"}}));
-    peer.hears(subscribed("*", None)).await;
+    peer.hears(subscribed("*", &event_id(1).to_string())).await;
     peer.gets([2, 3]).await;
     // A cursor outweighs that.
     peer.say(&json!({"subscribe": {"tenantId": "a", "after": 0}}));
-    peer.hears(subscribed("*", None)).await;
+    peer.hears(subscribed("*", NIL)).await;
     peer.gets(1..=3).await;
 }
 
@@ -143,9 +136,9 @@ async fn every_message_is_answered_in_its_order() {
     }
     peer.say(&json!({"unsubscribe": {}}));
     peer.send(0x88, b"\x03\xE8");
-    peer.hears(subscribed("x", Some(NIL))).await;
+    peer.hears(subscribed("x", NIL)).await;
     for types in ["y", "*", "z"] {
-        peer.hears(subscribed(types, None)).await;
+        peer.hears(subscribed(types, NIL)).await;
     }
     peer.hears(json!({"herald": "unsubscribed"})).await;
     assert_eq!(peer.next().await, Heard::Close(1000, String::new()));
@@ -156,7 +149,7 @@ async fn every_message_is_answered_in_its_order() {
 async fn what_is_not_understood_is_answered_and_changes_nothing() {
     let server = Server::new(Config::default());
     let mut peer = server.connect("tenantId=a");
-    peer.hears(subscribed("*", Some(NIL))).await;
+    peer.hears(subscribed("*", NIL)).await;
     for (message, detail, field) in [
         ("nonsense", "malformed JSON", json!(null)),
         (
@@ -206,12 +199,12 @@ async fn access_to_one_tenant_is_to_no_other() {
     };
     // It says who it is, so that it need not say what it wants.
     let mut peer = server.connect_as(access(), "");
-    peer.hears(subscribed("*", Some(NIL))).await;
+    peer.hears(subscribed("*", NIL)).await;
     peer.say(&json!({"subscribe": {"tenantId": "b"}}));
     peer.is_told("another tenant's", json!("subscribe.tenantId"))
         .await;
     peer.say(&json!({"subscribe": {"types": "k"}}));
-    peer.hears(subscribed("k", None)).await;
+    peer.hears(subscribed("k", NIL)).await;
     let nothing = Access {
         tenant: None,
         scopes: Vec::new(),
@@ -224,7 +217,7 @@ async fn access_to_one_tenant_is_to_no_other() {
 async fn a_ping_is_answered_and_of_many_the_last() {
     let server = Server::new(Config::default());
     let mut peer = server.connect("tenantId=a");
-    peer.hears(subscribed("*", Some(NIL))).await;
+    peer.hears(subscribed("*", NIL)).await;
     peer.send(0x89, b"one");
     peer.send(0x8A, b"nobody asked");
     assert_eq!(peer.next().await, Heard::Pong(b"one".to_vec()));
@@ -300,7 +293,7 @@ async fn who_cannot_be_served_now_is_told_when_to_come_back() {
     second.is_sent_away(1013).await;
     drop(first);
     let mut third = server.connect("tenantId=a");
-    third.hears(subscribed("*", Some(NIL))).await;
+    third.hears(subscribed("*", NIL)).await;
 
     server.memory.away.store(true, Ordering::Relaxed);
     server
@@ -319,7 +312,7 @@ async fn a_replay_that_the_database_leaves_alone_for_long_ends_with_a_time_to_co
         ..Config::default()
     });
     let mut peer = server.connect("tenantId=a");
-    peer.hears(subscribed("*", Some(NIL))).await;
+    peer.hears(subscribed("*", NIL)).await;
     (1..=20).for_each(|seq| server.emit(seq, "k"));
     peer.gets([1]).await;
     server.memory.away.store(true, Ordering::Relaxed);
@@ -331,7 +324,7 @@ async fn a_replay_that_the_database_leaves_alone_for_long_ends_with_a_time_to_co
 async fn at_the_end_each_gets_what_was_published_and_is_sent_away() {
     let server = Server::new(Config::default());
     let mut live = server.connect("tenantId=a");
-    live.hears(subscribed("*", Some(NIL))).await;
+    live.hears(subscribed("*", NIL)).await;
     let mut waiting = server.connect("");
     let mut opening = server.connect("tenantId=a&after=0");
     server.emit(1, "k");
@@ -347,10 +340,10 @@ async fn at_the_end_each_gets_what_was_published_and_is_sent_away() {
 async fn everybody_hears_a_heartbeat_and_pages_see_one_if_they_ask() {
     let server = Server::new(Config::default());
     let mut subscriber = server.connect("tenantId=a");
-    subscriber.hears(subscribed("*", Some(NIL))).await;
+    subscriber.hears(subscribed("*", NIL)).await;
     let mut waiting = server.connect("");
     let mut page = server.connect("tenantId=a&ping=true");
-    page.hears(subscribed("*", Some(NIL))).await;
+    page.hears(subscribed("*", NIL)).await;
     for _ in 0..3 {
         assert_eq!(subscriber.next().await, Heard::Ping);
         assert_eq!(waiting.next().await, Heard::Ping);
