@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::registry::{self, AnySink, Part};
 use crate::roles::{Roles, SinkRole};
 use crate::store::{FeedHead, Postgres, Sequencer, Sqlite, Store, StoreError};
+use crate::tls;
 
 /// Opens the configured database; nothing is connected yet.
 ///
@@ -123,7 +124,7 @@ pub async fn run(
             break;
         };
         if let Some(listening) = listening.take() {
-            listeners = listen(&config, &roles, listening)?;
+            listeners = listen(&config, &roles, &stop, listening)?;
         }
         let epoch = Epoch {
             config: config.clone(),
@@ -145,6 +146,7 @@ pub async fn run(
 fn listen(
     config: &Config,
     roles: &Roles,
+    stop: &CancellationToken,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<Listeners> {
     let mut listeners = Listeners::default();
@@ -156,6 +158,10 @@ fn listen(
     if roles.http {
         let (address, listener) = bind("http.listen", config.http.listen)?;
         listeners.http = Some(listener);
+        if let Some((certificate, key)) = config.http.tls.files() {
+            let tls = tls::start(certificate.into(), key.into(), stop.clone())?;
+            listeners.tls = Some(tls);
+        }
         listening(address);
     }
     Ok(listeners)

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
@@ -28,9 +29,11 @@ use crate::runner::{self, Gate, Runner};
 use crate::store::{Expiry, Sequencer, Store, StoreError};
 
 /// The addresses that the process has taken, whichever epoch it is.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Listeners {
     pub http: Option<std::net::TcpListener>,
+    /// For `http`.
+    pub tls: Option<TlsAcceptor>,
     pub operations: Option<std::net::TcpListener>,
 }
 
@@ -98,13 +101,14 @@ impl Epoch {
             max_body: self.config.http.max_body_bytes,
             max_payload: self.config.http.max_payload_bytes,
         });
-        for (listener, router) in [
-            (&listeners.operations, http::operations(api.clone())),
-            (&listeners.http, http::router(api, routes)),
+        let tls = listeners.tls.clone();
+        for (listener, router, tls) in [
+            (&listeners.operations, http::operations(api.clone()), None),
+            (&listeners.http, http::router(api, routes), tls),
         ] {
             if let Some(listener) = listener {
                 let listener = TcpListener::from_std(listener.try_clone()?)?;
-                tasks.spawn(http::serve(listener, router, self.stop.clone(), drain));
+                tasks.spawn(http::serve(listener, router, tls, self.stop.clone(), drain));
             }
         }
         if roles.relay {

@@ -26,5 +26,6 @@ pub mod retention;
 pub mod roles;
 pub mod runner;
 pub mod store;
+pub mod tls;
 
 pub use store::emit;

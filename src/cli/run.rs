@@ -16,7 +16,8 @@ use crate::roles::Roles;
 #[command(
     after_help = "Examples:\n  herald run\n  herald run --only relay,http\n  \
                         herald run --only sinks=email,push\n\nSIGTERM and SIGINT drain: \
-                        what is under way ends, then herald exits with 0. A second one ends it at once."
+                        what is under way ends, then herald exits with 0. A second one ends it at once.\n\
+                        Where http.tls is set, SIGHUP reads its files again."
 )]
 pub struct Run {
     /// Take these roles alone: relay, http, sinks, or sinks=NAME,NAME
@@ -78,8 +79,12 @@ fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
 
 /// Where to look and what to try, for somebody who has just started it.
 fn greet(config: &Config, address: SocketAddr) {
-    tracing::info!("listening on http://{address}");
-    let base = format!("http://{address}");
+    let scheme = match config.http.tls.files() {
+        Some(_) => "https",
+        None => "http",
+    };
+    let base = format!("{scheme}://{address}");
+    tracing::info!("listening on {base}");
     println!(
         "herald {} is listening on {base}",
         env!("CARGO_PKG_VERSION")

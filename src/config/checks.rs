@@ -11,8 +11,9 @@ use super::decode::Judged;
 use super::fault::{Located, Path};
 use super::locate::Places;
 use super::sink::TENANT_KEY;
-use super::{AuthMode, Config, Retention, Retry, SinkTable};
+use super::{AuthMode, Config, Retention, Retry, SinkTable, Tls};
 use crate::store::LEAD_HEARTBEAT;
+use crate::tls::{self, Fault};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -149,6 +150,7 @@ pub(super) fn root(config: &Config, checks: &mut Checks<'_>) {
         1..=http.max_body_bytes.max(1) as u64,
     );
     checks.duration("http.drain", http.drain, Duration::ZERO..=HOUR);
+    https(&http.tls, checks);
 
     auth(config, checks);
     retry(&config.retry, checks);
@@ -260,6 +262,24 @@ fn broker_url(url: &str, checks: &mut Checks<'_>) {
             "is not a URL of a broker; write \"embedded:\", \"redis://HOST:6379\" or \
              \"rediss://HOST:6379\"",
         ),
+    }
+}
+
+fn https(settings: &Tls, checks: &mut Checks<'_>) {
+    let (certificate, key) = ("http.tls.certificate_file", "http.tls.key_file");
+    match (
+        settings.files(),
+        &settings.certificate_file,
+        &settings.key_file,
+    ) {
+        (Some((certificate_file, key_file)), ..) => match tls::read(certificate_file, key_file) {
+            Ok(_) => {}
+            Err(Fault::Certificate(why)) => checks.fault(certificate, why),
+            Err(Fault::Key(why)) => checks.fault(key, why),
+        },
+        (None, Some(_), _) => checks.fault(key, "is missing; name the file with the private key"),
+        (None, _, Some(_)) => checks.fault(certificate, "is missing; name the file with the chain"),
+        (None, None, None) => {}
     }
 }
 

@@ -31,7 +31,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use herald_contract::duration;
@@ -221,6 +221,7 @@ pub struct Http {
     /// How long requests under way may take to end when herald stops.
     #[serde(with = "duration")]
     pub drain: Duration,
+    pub tls: Tls,
 }
 
 impl Default for Http {
@@ -233,7 +234,26 @@ impl Default for Http {
             max_body_bytes: 4 * 1024 * 1024,
             max_payload_bytes: 256 * 1024,
             drain: Duration::from_secs(20),
+            tls: Tls::default(),
         }
+    }
+}
+
+/// HTTPS, where both are named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The certificate and those that lead to its root, as PEM.
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The certificate's file and the key's.
+    pub fn files(&self) -> Option<(&FilePath, &FilePath)> {
+        self.certificate_file
+            .as_deref()
+            .zip(self.key_file.as_deref())
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use herald_routes::{Access, ClientAddress, Problem};
@@ -30,8 +31,14 @@ pub(super) async fn grant(mut request: Request, next: Next) -> Response {
 /// 6454 §7): one of another origin may not change anything, nor open a WebSocket, which a browser
 /// would let it read (RFC 6455 §10.2): 403.
 pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let origins = &api.origins;
-    match refusal(request.method(), request.headers(), &api.hosts, origins) {
+    let (hosts, origins) = (&api.hosts, &api.origins);
+    match refusal(
+        request.method(),
+        request.uri(),
+        request.headers(),
+        hosts,
+        origins,
+    ) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
     }
@@ -86,12 +93,18 @@ fn client_address(from: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpA
 
 fn refusal(
     method: &Method,
+    uri: &Uri,
     headers: &HeaderMap,
     hosts: &[String],
     origins: &[Origin],
 ) -> Option<Problem> {
     let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or(""));
-    let host = text(header::HOST);
+    // HTTP/2 has it in the URI (RFC 9113 §8.3.1), which goes before the header in HTTP/1.1 too
+    // (RFC 9112 §3.2.2).
+    let host = uri
+        .authority()
+        .map(Authority::as_str)
+        .or(text(header::HOST));
     if host.is_some_and(|host| !is_ours(host, hosts)) {
         let detail = "herald is not known by this host name: add it to http.hosts";
         return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
@@ -200,7 +213,8 @@ mod tests {
             if upgrade {
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             }
-            refusal(&method, &headers, &hosts, std::slice::from_ref(&app))
+            let uri = Uri::from_static("/events");
+            refusal(&method, &uri, &headers, &hosts, std::slice::from_ref(&app))
                 .map(|problem| problem.status)
         };
         for ours in [
@@ -217,6 +231,22 @@ mod tests {
             assert_eq!(status(Method::POST, other, false), Some(403), "{other}");
             assert_eq!(status(Method::GET, other, true), Some(403), "{other}");
         }
+    }
+
+    #[test]
+    fn a_host_in_the_uri_is_looked_at_and_goes_before_the_header() {
+        let status = |uri: &'static str, origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+            headers.insert(header::ORIGIN, origin.parse().expect("a value"));
+            let refused = refusal(&Method::POST, &Uri::from_static(uri), &headers, &[], &[]);
+            refused.map(|problem| problem.status)
+        };
+        let ours = "https://127.0.0.1:3001";
+        assert_eq!(status("https://127.0.0.1:3001/events", ours), None);
+        assert_eq!(status("https://localhost:3001/events", ours), Some(403));
+        assert_eq!(status("https://evil.example/events", ours), Some(421));
+        assert_eq!(status("https://evil@localhost/events", ours), Some(421));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Connections: HTTP/1.1, and HTTP/2 for clients that begin with it (RFC 9113 §3.3).
+//! Connections: HTTP/1.1 and HTTP/2, which clients agree on in TLS (ALPN, RFC 7301), or without TLS
+//! begin with (RFC 9113 §3.3). Where there is TLS, whoever comes without is told so.
 //!
 //! A route that would rather write to the connection itself ([`Takeover`]) gets it from HTTP/1.1:
 //! hyper has read the request by then, has nothing left to write, and is taken away from between.
@@ -10,6 +11,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use chrono::Utc;
-use herald_routes::{ClientAddress, Connection, Takeover, Writing};
+use herald_routes::{ClientAddress, Connection, Problem, Socket, Takeover, Writing};
 use http::header::CONNECTION;
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -26,14 +28,21 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+use crate::tls;
+
 /// For a request's head, from the first byte or the last response on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For a handshake, from its first byte on.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection whose other end acknowledges nothing for so long is gone (RFC 5482).
 const GONE: Duration = Duration::from_secs(60);
@@ -43,6 +52,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a client begins with that speaks HTTP/2 at once: no method of HTTP/1.1 begins with it.
 const PREFACE: &[u8; 3] = b"PRI";
+
+/// What a handshake begins with (RFC 8446 §5.1): no method does.
+const HANDSHAKE: u8 = 22;
 
 /// A response that its route writes.
 struct Handover {
@@ -54,19 +66,23 @@ struct Handover {
 #[derive(Clone)]
 struct Server {
     router: Router,
+    tls: Option<TlsAcceptor>,
     stop: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
-/// Answers requests until `stop`, and then those under way for at most `drain`.
+/// Answers requests until `stop`, and then those under way for at most `drain`. With `tls` there are
+/// no requests without.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
     let server = Server {
         router,
+        tls,
         stop,
         tasks: Arc::default(),
     };
@@ -133,17 +149,61 @@ impl Server {
             peeked = timeout(HEAD_TIMEOUT, connection.peek(&mut first)) => peeked,
             () = self.stop.cancelled() => return None,
         };
-        match peeked {
-            Ok(Ok(_)) if first == *PREFACE => {
-                self.http2(connection, from).await;
-                None
+        let Ok(Ok(1..)) = peeked else {
+            return None;
+        };
+        let server = match self.tls.clone() {
+            Some(tls) if first[0] == HANDSHAKE => {
+                // It is large, and others do without.
+                return Box::pin(self.tls(tls, connection, from)).await;
             }
-            Ok(Ok(count)) if count > 0 => self.http1(connection, from).await,
-            _ => None,
+            Some(_) => Self {
+                router: Router::new().fallback(refuse),
+                ..self
+            },
+            None => self,
+        };
+        match first == *PREFACE {
+            true => server.http2(connection, from).await,
+            false => server.http1(connection, from, Socket::Bare).await,
         }
     }
 
-    async fn http1(self, connection: TcpStream, from: IpAddr) -> Option<Writing> {
+    async fn tls(self, tls: TlsAcceptor, connection: TcpStream, from: IpAddr) -> Option<Writing> {
+        let handshake = tls.accept_with(connection, tls::bound);
+        let shaken = tokio::select! {
+            shaken = timeout(HANDSHAKE_TIMEOUT, handshake) => shaken,
+            () = self.stop.cancelled() => return None,
+        };
+        let connection = match shaken {
+            Ok(Ok(connection)) => connection,
+            // Scanners, clients that want TLS 1.1 or do not trust the certificate.
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, %from, "a TLS handshake failed");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let protocol = connection.get_ref().1.alpn_protocol();
+        match protocol == Some(tls::HTTP2) {
+            true => self.http2(connection, from).await,
+            false => {
+                let wrap = |connection| Socket::Wrapped(Box::new(connection));
+                self.http1(connection, from, wrap).await
+            }
+        }
+    }
+
+    /// `socket` is for whoever takes the connection over.
+    async fn http1<C>(
+        self,
+        connection: C,
+        from: IpAddr,
+        socket: impl FnOnce(C) -> Socket,
+    ) -> Option<Writing>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
         let handover: Arc<Mutex<Option<Handover>>> = Arc::default();
         let (router, slot) = (self.router.clone(), handover.clone());
         let service = service_fn(move |request| {
@@ -191,16 +251,21 @@ impl Server {
         } = handover.await?;
         let parts = serving.into_parts();
         takeover.begin(Connection {
-            socket: parts.io.into_inner(),
+            socket: socket(parts.io.into_inner()),
             read: parts.read_buf,
             head,
             chunked,
         })
     }
 
-    async fn http2(self, connection: TcpStream, from: IpAddr) {
-        let router = self.router.clone();
+    async fn http2<C>(self, connection: C, from: IpAddr) -> Option<Writing>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        let asked = Arc::new(AtomicBool::new(false));
+        let (router, begun) = (self.router.clone(), asked.clone());
         let service = service_fn(move |request| {
+            begun.store(true, Ordering::Relaxed);
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request, from).await) }
         });
@@ -208,15 +273,30 @@ impl Server {
             .timer(TokioTimer::new())
             .keep_alive_interval(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(connection), service);
-        let stopped = tokio::select! {
-            _ = &mut serving => false,
-            () = self.stop.cancelled() => true,
+        let stopped = async {
+            let _ = timeout(HEAD_TIMEOUT, self.stop.cancelled()).await;
+            // Whoever has asked for nothing by then may not even have begun, and hyper would wait.
+            let goes_on = asked.load(Ordering::Relaxed);
+            if goes_on {
+                self.stop.cancelled().await;
+            }
+            goes_on
         };
-        if stopped {
+        let in_order = tokio::select! {
+            _ = &mut serving => false,
+            in_order = stopped => in_order,
+        };
+        if in_order {
             Pin::new(&mut serving).graceful_shutdown();
             let _ = serving.await;
         }
+        None
     }
+}
+
+/// Answers what comes without TLS where there is TLS.
+async fn refuse() -> Problem {
+    Problem::bad_request("this address speaks TLS: ask https://")
 }
 
 async fn answer(mut router: Router, mut request: Request<Incoming>, from: IpAddr) -> Response {

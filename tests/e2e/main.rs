@@ -32,6 +32,8 @@ mod resume;
 mod retention;
 mod streams;
 mod tabs;
+mod tls;
+mod tls_client;
 mod transactions;
 mod websocket;
 

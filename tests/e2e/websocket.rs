@@ -62,7 +62,7 @@ async fn a_client_subscribes_by_its_query_or_by_a_message_and_gets_what_rest_sho
     by_message
         .say(&json!({"subscribe": {"tenantId": TENANT, "after": 0}}))
         .await;
-    assert_eq!(by_message.text().await, subscribed("*", None));
+    assert_eq!(by_message.text().await, subscribed("*", Some(NIL)));
     for expected in api.feed(TENANT, 10).await {
         assert_eq!(by_message.event().await, expected);
     }

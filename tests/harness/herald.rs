@@ -124,6 +124,11 @@ impl Herald {
         self.process.kill().await;
     }
 
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.process.said()
+    }
+
     /// Sends a signal, such as `STOP`.
     pub fn signal(&self, name: &str) {
         signal(name, self.process.pid());

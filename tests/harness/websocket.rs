@@ -2,9 +2,10 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 use super::{Api, seconds, within};
 
@@ -22,8 +23,8 @@ pub enum Heard {
 
 /// An open WebSocket; dropping it cuts the connection.
 #[derive(Debug)]
-pub struct WebSocket {
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+pub struct WebSocket<S = MaybeTlsStream<TcpStream>> {
+    stream: WebSocketStream<S>,
 }
 
 impl WebSocket {
@@ -46,6 +47,19 @@ impl WebSocket {
         let said = socket.text().await;
         assert_eq!(said["herald"], "subscribed", "{said}");
         (socket, said)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// Opens the WebSocket of this URL over a connection that there is already.
+    ///
+    /// # Errors
+    /// The server does not want to.
+    pub async fn over(connection: S, url: &str) -> Result<Self, String> {
+        match client_async(url, connection).await {
+            Ok((stream, _)) => Ok(Self { stream }),
+            Err(error) => Err(format!("GET {url}: {error}")),
+        }
     }
 
     pub async fn say(&mut self, message: &Value) {

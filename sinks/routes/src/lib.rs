@@ -11,4 +11,4 @@ pub use access::{Access, Scope};
 pub use address::ClientAddress;
 pub use params::{Body, Params, Segment};
 pub use problem::Problem;
-pub use takeover::{Connection, Takeover, Writing};
+pub use takeover::{Connection, Socket, Takeover, Wrapped, Writing};

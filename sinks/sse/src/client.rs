@@ -194,9 +194,13 @@ impl Client {
         }
     }
 
-    /// From now on whoever polls it parks it when there is nothing, and what it gets is `chunked`.
-    pub fn park_when_live(&mut self, chunked: bool) {
+    /// From now on whoever polls it parks it when there is nothing.
+    pub fn park_when_live(&mut self) {
         self.parks = true;
+    }
+
+    /// Whether what it gets from now on comes in chunks of a response.
+    pub fn frame(&mut self, chunked: bool) {
         self.chunked = chunked;
         if chunked {
             self.heartbeat = chunk::chunked(&self.heartbeat);

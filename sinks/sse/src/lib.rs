@@ -19,6 +19,7 @@
 //! - `chunk`, `frame`: bytes. An event is serialised once a process.
 //! - `budget`: what all of them may take.
 //! - `raw`, `stream`: from a client to its connection, or to a body where there is none of its own.
+//! - `transport`: what a connection is made of.
 //! - `route`, `admission`: parameters, cursors, answers; who is let in.
 //! - `websocket`: handshake, frames, and what a client may say.
 
@@ -34,6 +35,7 @@ mod log;
 mod raw;
 mod route;
 mod stream;
+mod transport;
 mod wave;
 mod websocket;
 

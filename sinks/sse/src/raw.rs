@@ -1,33 +1,26 @@
 //! A connection that the server has handed over, written to and read from directly: one small task
-//! a client, no buffer of its own, and one system call for all that is at hand.
+//! a client, no buffer of its own, and, to a bare socket, one system call for all that is at hand.
 
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, IoSlice};
-use std::net::Shutdown;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use herald_routes::Connection;
-use socket2::SockRef;
-use tokio::net::TcpStream;
+use herald_routes::{Connection, Socket, Writing};
 use tokio::time::{Instant, timeout};
 
 use crate::budget::Budget;
+use crate::client::Client;
 use crate::history::Reader;
+use crate::transport::{Layered, Transport};
 
 /// A client that reads nothing for so long is looked at again.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a client may take to close its side after the farewell.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Pieces that one system call writes at most.
-const PIECES: usize = 64;
-
-/// Bytes that one system call reads at most.
-const READ: usize = 1024;
 
 /// What is said over a connection.
 pub trait Talk {
@@ -44,6 +37,24 @@ pub trait Talk {
     fn hear(&mut self, said: &[u8]);
 }
 
+/// A stream over a connection that is no bare socket: a wave has only those.
+impl Talk for Client {
+    fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
+        Client::poll_next(self, cx, out)
+    }
+
+    fn queue(&self) -> Option<Arc<Reader>> {
+        Client::queue(self)
+    }
+
+    /// Only whether it is there.
+    fn hears(&self) -> bool {
+        true
+    }
+
+    fn hear(&mut self, _said: &[u8]) {}
+}
+
 enum Next {
     Write,
     End,
@@ -52,17 +63,32 @@ enum Next {
 
 /// Writes the head, then what is said, until the client leaves, takes nothing for `send_timeout`,
 /// or all is said.
-pub async fn write(
+pub fn write(
     connection: Connection,
-    mut talk: impl Talk,
+    mut talk: impl Talk + Send + 'static,
     budget: Arc<Budget>,
     send_timeout: Duration,
-) {
+) -> Writing {
     let Connection {
         socket, read, head, ..
     } = connection;
     talk.hear(&read);
-    drop(read);
+    match socket {
+        Socket::Bare(socket) => Box::pin(converse(socket, head, talk, budget, send_timeout)),
+        Socket::Wrapped(socket) => {
+            let socket = Layered::new(socket);
+            Box::pin(converse(socket, head, talk, budget, send_timeout))
+        }
+    }
+}
+
+async fn converse(
+    socket: impl Transport,
+    head: Bytes,
+    mut talk: impl Talk,
+    budget: Arc<Budget>,
+    send_timeout: Duration,
+) {
     let mut pieces = vec![head];
     let mut queue = None;
     let ended = loop {
@@ -85,23 +111,26 @@ pub async fn write(
 
 /// Ends the connection in order. What the client may still send must not make the kernel throw
 /// away what it has not read.
-pub async fn close(socket: &TcpStream) {
-    if SockRef::from(socket).shutdown(Shutdown::Write).is_ok() {
-        let _ = timeout(LINGER, poll_fn(|cx| poll_gone(cx, socket))).await;
-    }
+pub async fn close(socket: &impl Transport) {
+    let closing = async {
+        if poll_fn(|cx| socket.poll_shutdown(cx)).await.is_ok() {
+            poll_fn(|cx| poll_gone(cx, socket)).await;
+        }
+    };
+    let _ = timeout(LINGER, closing).await;
 }
 
 /// Listens, then asks for what is to be written: neither keeps the other waiting.
 fn poll_turn(
     cx: &mut Context<'_>,
-    socket: &TcpStream,
+    socket: &impl Transport,
     talk: &mut impl Talk,
     pieces: &mut Vec<Bytes>,
 ) -> Poll<Next> {
     loop {
         let listened = talk.hears();
         let heard = match listened {
-            true => poll_read(cx, socket, |said| talk.hear(said)),
+            true => socket.poll_read(cx, |said| talk.hear(said)),
             false => Poll::Pending,
         };
         if heard == Poll::Ready(false) {
@@ -119,33 +148,14 @@ fn poll_turn(
 }
 
 /// Throws away what the client sends; ready when it has closed the connection.
-pub fn poll_gone(cx: &mut Context<'_>, socket: &TcpStream) -> Poll<()> {
-    while ready!(poll_read(cx, socket, |_| {})) {}
+pub fn poll_gone(cx: &mut Context<'_>, socket: &impl Transport) -> Poll<()> {
+    while ready!(socket.poll_read(cx, |_| {})) {}
     Poll::Ready(())
-}
-
-/// Reads once; `false` when the client has closed the connection.
-fn poll_read(cx: &mut Context<'_>, socket: &TcpStream, hear: impl FnOnce(&[u8])) -> Poll<bool> {
-    loop {
-        if ready!(socket.poll_read_ready(cx)).is_err() {
-            return Poll::Ready(false);
-        }
-        let mut buffer = [0; READ];
-        match socket.try_read(&mut buffer) {
-            Ok(0) => return Poll::Ready(false),
-            Ok(count) => {
-                hear(&buffer[..count]);
-                return Poll::Ready(true);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return Poll::Ready(false),
-        }
-    }
 }
 
 /// `false` when the client is gone or takes nothing.
 pub async fn write_all(
-    socket: &TcpStream,
+    socket: &impl Transport,
     pieces: &mut Vec<Bytes>,
     queue: Option<Arc<Reader>>,
     budget: &Budget,
@@ -156,16 +166,22 @@ pub async fn write_all(
         None => None,
     };
     let mut since = None;
-    while !pieces.is_empty() {
-        match write_some(socket, pieces) {
-            Ok(count) => {
+    loop {
+        let taken = match pieces.is_empty() {
+            true => socket.try_flush().map(|()| None),
+            false => socket.try_write(pieces).map(Some),
+        };
+        match taken {
+            Ok(None) => return true,
+            Ok(Some(count)) => {
                 advance(pieces, count);
                 since = None;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 drop(turn.take());
                 let since = *since.get_or_insert_with(Instant::now);
-                if timeout(LOOK, socket.writable()).await.is_err() {
+                let room = poll_fn(|cx| socket.poll_room(cx));
+                if timeout(LOOK, room).await.is_err() {
                     // What it does not take is memory that others need.
                     if since.elapsed() >= send_timeout || budget.is_exceeded() {
                         return false;
@@ -175,24 +191,6 @@ pub async fn write_all(
             Err(_) => return false,
         }
     }
-    true
-}
-
-fn write_some(socket: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
-    if let [only] = pieces {
-        return socket.try_write(only);
-    }
-    vectored(pieces, |slices| socket.try_write_vectored(slices))
-}
-
-/// As many pieces as one system call takes.
-pub fn vectored<T>(pieces: &[Bytes], write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-    let mut slices = [IoSlice::new(&[]); PIECES];
-    let count = pieces.len().min(PIECES);
-    for (slice, piece) in slices.iter_mut().zip(pieces) {
-        *slice = IoSlice::new(piece);
-    }
-    write(&slices[..count])
 }
 
 pub fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {
@@ -210,7 +208,7 @@ pub fn advance(pieces: &mut Vec<Bytes>, mut count: usize) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -15,7 +16,9 @@ use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use herald_contract::{Cursor, Place, TypeFilter, Unavailable};
-use herald_routes::{Access, ClientAddress, Params, Problem, Scope, Takeover};
+use herald_routes::{
+    Access, ClientAddress, Connection, Params, Problem, Scope, Socket, Takeover, Writing,
+};
 use serde::Deserialize;
 use ulid::Ulid;
 
@@ -25,7 +28,7 @@ use crate::frame::{self, Cause, Format};
 use crate::log::Topic;
 use crate::stream::{self, EventStream};
 use crate::websocket::message;
-use crate::{Shared, wave};
+use crate::{Shared, raw, wave};
 
 /// Unknown parameters are ignored: others share the query string (a token, a cache breaker).
 #[derive(Debug, Default, Deserialize)]
@@ -155,11 +158,26 @@ pub async fn serve(
     let mut response = respond(EventStream::body(client.clone()));
     let send_timeout = shared.config.send_timeout;
     let takeover = Takeover::new(move |connection| {
-        let client = stream::take(&client)?;
-        Some(Box::pin(wave::write(connection, client, send_timeout)))
+        Some(begin(connection, stream::take(&client)?, send_timeout))
     });
     response.extensions_mut().insert(takeover);
     Ok(response)
+}
+
+/// Writes to the connection itself: in waves where that is a bare socket.
+fn begin(connection: Connection, mut client: Client, send_timeout: Duration) -> Writing {
+    match connection.socket {
+        // What was read holds the buffer that the request was read into, and goes.
+        Socket::Bare(socket) => {
+            let (head, chunked) = (connection.head, connection.chunked);
+            Box::pin(wave::write(socket, head, chunked, client, send_timeout))
+        }
+        Socket::Wrapped(_) => {
+            client.frame(connection.chunked);
+            let budget = client.hub.budget.clone();
+            raw::write(connection, client, budget, send_timeout)
+        }
+    }
 }
 
 fn respond(body: Body) -> Response {

@@ -26,7 +26,6 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use herald_routes::Connection;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -34,6 +33,7 @@ use crate::chunk::SIZE;
 use crate::client::Client;
 use crate::log::{Found, Log};
 use crate::raw;
+use crate::transport::vectored;
 
 /// Clients that are written to before another task gets its turn.
 const STEP: usize = 128;
@@ -152,21 +152,20 @@ impl Slots {
 
 /// Writes the head, then the stream, until the client leaves, takes nothing for `send_timeout`, or
 /// has been told to come back later.
-pub async fn write(connection: Connection, client: Client, send_timeout: Duration) {
-    let Connection {
-        socket,
-        read,
-        head,
-        chunked,
-    } = connection;
-    // It holds the buffer that the request was read into.
-    drop(read);
+pub async fn write(
+    socket: TcpStream,
+    head: Bytes,
+    chunked: bool,
+    client: Client,
+    send_timeout: Duration,
+) {
     let mut client = Box::new(client);
     let seat = Arc::new(Seat::new(socket));
     let budget = client.hub.budget.clone();
     let mut pieces = vec![head];
     let mut queue = None;
-    client.park_when_live(chunked);
+    client.frame(chunked);
+    client.park_when_live();
     loop {
         if !raw::write_all(&seat.connection, &mut pieces, queue, &budget, send_timeout).await {
             return;
@@ -421,7 +420,7 @@ fn send(connection: &TcpStream, pieces: &[Bytes]) -> io::Result<usize> {
     let socket = SockRef::from(connection);
     match pieces {
         [only] => socket.send(only),
-        pieces => raw::vectored(pieces, |slices| socket.send_vectored(slices)),
+        pieces => vectored(pieces, |slices| socket.send_vectored(slices)),
     }
 }
 

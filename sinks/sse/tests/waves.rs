@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use bytes::Bytes;
-use herald_routes::{Connection, Takeover};
+use herald_routes::{Connection, Socket, Takeover};
 use herald_sse::Config;
 use herald_testkit::{event, event_id};
 use support::Server;
@@ -34,7 +34,7 @@ async fn connect(server: &Server, chunked: bool) -> TcpStream {
     let client = client.connect(address).await.expect("connects");
     let (socket, _) = listener.accept().await.expect("accepts");
     let connection = Connection {
-        socket,
+        socket: Socket::Bare(socket),
         read: Bytes::new(),
         head: Bytes::new(),
         chunked,

@@ -54,12 +54,7 @@ pub async fn serve(
             .take();
         let budget = shared.hub.budget.clone();
         let send_timeout = shared.config.send_timeout;
-        Some(Box::pin(raw::write(
-            connection,
-            session?,
-            budget,
-            send_timeout,
-        )))
+        Some(raw::write(connection, session?, budget, send_timeout))
     });
     let mut response = handshake::switch(accept);
     response.extensions_mut().insert(takeover);

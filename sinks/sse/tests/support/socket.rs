@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use bytes::Bytes;
-use herald_routes::{Connection, Takeover};
+use herald_routes::{Connection, Socket as Carrier, Takeover};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -68,7 +68,7 @@ impl Socket {
         let client = TcpStream::connect(address).await.expect("connects");
         let (socket, _) = listener.accept().await.expect("accepts");
         let connection = Connection {
-            socket,
+            socket: Carrier::Bare(socket),
             read: Bytes::copy_from_slice(read),
             head: Bytes::from_static(HEAD),
             chunked: false,
