@@ -23,7 +23,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Version};
 use axum::response::{IntoResponse as _, Response};
-use herald_routes::{Access, ClientAddress, Params, Problem, Scope, Takeover};
+use herald_routes::{
+    Access, Authority, ClientAddress, Params, Problem, Scope, StreamAccess, Takeover,
+};
 
 use crate::frame::Format;
 use crate::route::{Query, Wanted, given};
@@ -32,7 +34,8 @@ use session::Session;
 
 pub async fn serve(
     State(shared): State<Arc<Shared>>,
-    access: Access,
+    StreamAccess(access): StreamAccess,
+    authority: Option<Extension<Authority>>,
     Params(query): Params<Query>,
     address: Option<Extension<ClientAddress>>,
     method: Method,
@@ -45,7 +48,8 @@ pub async fn serve(
     };
     let wanted = wanted(&access, &query, &headers)?;
     let address = address.map(|Extension(ClientAddress(address))| address);
-    let session = Session::new(shared.clone(), access, wanted, address);
+    let authority = authority.map(|Extension(authority)| authority);
+    let session = Session::new(shared.clone(), access, authority, wanted, address);
     let session = Mutex::new(Some(session));
     let takeover = Takeover::new(move |connection| {
         let session = session
