@@ -29,6 +29,7 @@ mod restored;
 mod resume;
 mod retention;
 mod streams;
+mod tokens;
 mod transactions;
 mod websocket;
 
