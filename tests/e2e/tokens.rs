@@ -2,12 +2,18 @@
 
 use std::process::Stdio;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::browser::chromium;
 use crate::harness::{
-    Api, Config, Heard, Herald, Home, Reply, Sse, WebSocket, eventually, seconds, text, within,
+    Api, Config, Heard, Herald, Home, Reply, Sse, WebSocket, eventually, given, seconds, text,
+    within,
 };
+use crate::proxy::Proxy;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
@@ -315,4 +321,42 @@ async fn what_watches_herald_needs_no_token_where_it_has_an_address_of_its_own()
     assert_eq!(watched.api.get("/metrics").await.status, 200);
     assert_eq!(api.get("/metrics").await.status, 401);
     assert_eq!(api.get("/readyz").await.status, 200);
+}
+
+/// What the browser runs. It leaves all to its EventSource, and tells how that ends.
+const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>story</title><script>
+const got = [];
+let expired = 0;
+const source = new EventSource("/sse?" + location.search.slice(1));
+source.onmessage = e => got.push(e.lastEventId);
+source.addEventListener("herald.expired", () => expired += 1);
+source.onerror = () => {
+  if (source.readyState !== EventSource.CLOSED) return;
+  // By another name, and so on another connection than the one that passed the 204 on.
+  const here = location.origin.replace("127.0.0.1", "localhost");
+  fetch(here + "/result", {method: "POST", mode: "no-cors", body: JSON.stringify({got, expired})});
+};
+</script>"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_comes_back_with_an_expired_token_stops_for_good() {
+    let Some(browser) = given("browser", "HERALD_TEST_CHROMIUM") else {
+        return;
+    };
+    let home = Home::new(&with_secret());
+    let herald = start(&home).await;
+    let publisher = token_of(&home, "acme", "publish", "1h").await;
+    let id = emit(&herald.api, &publisher, "acme", 1).await;
+    let random = StdRng::seed_from_u64(1);
+    let mut proxy = Proxy::start(&herald.api.base, PAGE, random).await;
+    proxy.leave_alone();
+    let profile = TempDir::new().expect("a temporary folder");
+    // Long enough for a browser to start.
+    let token = token_of(&home, "acme", "subscribe", "15s").await;
+    let url = format!("{}/test-page?after=0&access_token={token}", proxy.base);
+    let _chromium = chromium(&browser, &profile, &url);
+    let result = within("the browser's result", seconds(60), proxy.result()).await;
+    let result: Value = serde_json::from_str(&result).expect("JSON");
+    assert_eq!(result, json!({"got": [id], "expired": 1}));
+    assert_eq!(proxy.streams(), 2, "it came back once");
 }

@@ -7,7 +7,7 @@ use herald_contract::check_tenant;
 
 use tokio::time::Instant;
 
-use crate::{Problem, Refusal, authority};
+use crate::{Authority, Problem, Refusal, authority};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,12 +108,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Access {
 /// The caller of a stream, whose token may also stand in the query as `access_token`, for an
 /// `EventSource` and a browser's `WebSocket` send no header (RFC 6750 §2.3).
 #[derive(Debug, Clone)]
-pub struct StreamAccess(pub Access);
+pub struct StreamAccess {
+    pub access: Access,
+    /// Who judges a token that is to take the place of this one; `None` where none is asked for.
+    pub authority: Option<Authority>,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for StreamAccess {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        authority::access(parts, true).map(Self)
+        Ok(Self {
+            access: authority::access(parts, true)?,
+            authority: parts.extensions.get().cloned(),
+        })
     }
 }

@@ -15,7 +15,9 @@ const PARAMETER: &str = "access_token";
 
 /// Tells what the bearer of a token may do.
 #[derive(Clone)]
-pub struct Authority(Arc<dyn Fn(&str) -> Result<Access, Refusal> + Send + Sync>);
+pub struct Authority(Arc<Verify>);
+
+type Verify = dyn Fn(&str) -> Result<Access, Refusal> + Send + Sync;
 
 /// Why a request gets no access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

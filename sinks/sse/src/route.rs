@@ -144,7 +144,7 @@ pub async fn serve(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let access = match access {
-        Ok(StreamAccess(access)) => access,
+        Ok(StreamAccess { access, .. }) => access,
         Err(Refusal::Expired) if headers.contains_key(LAST_EVENT_ID) => {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }

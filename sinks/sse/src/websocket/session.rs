@@ -26,7 +26,7 @@ use std::task::{Context, Poll, ready};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use herald_contract::Unavailable;
-use herald_routes::{Access, Authority, Problem, Refusal, Scope};
+use herald_routes::{Access, Problem, Refusal, Scope, StreamAccess};
 use tokio::time::timeout;
 
 use super::close::close;
@@ -49,9 +49,7 @@ type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pub struct Session {
     shared: Arc<Shared>,
-    access: Access,
-    /// Who judges a token that is to take the place of the one before.
-    authority: Option<Authority>,
+    caller: StreamAccess,
     /// How long it may stay, where there is an end to that.
     lease: Option<Lease>,
     decoder: Decoder,
@@ -74,8 +72,7 @@ impl Session {
     /// A client that wants this, or will say what it wants.
     pub fn new(
         shared: Arc<Shared>,
-        access: Access,
-        authority: Option<Authority>,
+        caller: StreamAccess,
         wanted: Option<Wanted>,
         address: Option<IpAddr>,
     ) -> Self {
@@ -86,10 +83,9 @@ impl Session {
             (Some(admission), Some(wanted)) => open(&shared, wanted, None, admission),
         };
         Self {
-            lease: lease(&shared, &access),
+            lease: lease(&shared, &caller.access),
             shared,
-            access,
-            authority,
+            caller,
             decoder: Decoder::default(),
             unheard: false,
             state,
@@ -141,7 +137,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, query: &Query) -> Result<(), Problem> {
-        let wanted = Wanted::read(&self.access, query, &HeaderMap::new())?;
+        let wanted = Wanted::read(&self.caller.access, query, &HeaderMap::new())?;
         let wanted = Wanted {
             format: Format::WebSocket,
             ..wanted
@@ -175,7 +171,7 @@ impl Session {
 
     /// Goes on as another token says, which is of the same tenant.
     fn renew(&mut self, token: &str) -> Result<(), Problem> {
-        let Some(authority) = &self.authority else {
+        let Some(authority) = &self.caller.authority else {
             return Err(Problem::bad_request("no token is needed here").at("renew"));
         };
         let at = |problem: Problem| problem.at("renew.token");
@@ -183,11 +179,11 @@ impl Session {
             .verify(token)
             .map_err(|refusal| at(refusal.into()))?;
         access.require(Scope::Subscribe).map_err(at)?;
-        if access.tenant != self.access.tenant {
+        if access.tenant != self.caller.access.tenant {
             return Err(at(Refusal::Invalid("the token is another tenant's").into()));
         }
         self.lease = lease(&self.shared, &access);
-        self.access = access;
+        self.caller.access = access;
         Ok(())
     }
 
