@@ -38,8 +38,8 @@ pub(super) async fn grant(
 /// A page's name can be made to resolve to this machine (DNS rebinding), so the `Host` that is
 /// asked must be a loopback one or in `http.hosts`: 421. And a browser says which page asks (RFC
 /// 6454 §7): one of another origin may not change anything, nor open a WebSocket, which a browser
-/// would let it read (RFC 6455 §10.2): 403. Where a token is asked for, no page has one that was not
-/// given it: there are no cookies, which a browser would send by itself.
+/// would let it read (RFC 6455 §10.2): 403. It is left out where a token is asked for: no page has one
+/// that was not given it, since there are no cookies, which a browser would send by itself.
 pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let origins = &api.origins;
     match refusal(request.method(), request.headers(), &api.hosts, origins) {

@@ -4,7 +4,6 @@
 //! a lease may last that much longer than it should.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -36,16 +35,19 @@ pub struct Lease {
 }
 
 /// Whether a lease has ended, and who waits for that.
-#[derive(Debug, Default)]
-pub struct Term {
-    over: AtomicBool,
-    waker: Mutex<Option<Waker>>,
+#[derive(Debug)]
+pub struct Term(Mutex<Wait>);
+
+#[derive(Debug)]
+enum Wait {
+    Runs(Option<Waker>),
+    Over,
 }
 
 impl Leases {
     /// Begins a lease. Call it within a Tokio runtime.
     pub fn take(self: &Arc<Self>, until: Instant) -> Lease {
-        let term = Arc::<Term>::default();
+        let term = Arc::new(Term(Mutex::new(Wait::Runs(None))));
         let mut state = self.lock();
         let key = (until, state.next);
         state.next += 1;
@@ -115,28 +117,23 @@ impl Drop for Lease {
 impl Term {
     /// Ready when it has ended; else the task is woken then. One task waits at a time.
     pub fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // Under the lock, so that an end in between is not missed.
-        let mut waker = self.lock();
-        if self.over.load(Ordering::Relaxed) {
-            return Poll::Ready(());
-        }
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
+        match &mut *self.lock() {
+            Wait::Over => return Poll::Ready(()),
+            Wait::Runs(Some(waker)) if waker.will_wake(cx.waker()) => {}
+            Wait::Runs(waker) => *waker = Some(cx.waker().clone()),
         }
         Poll::Pending
     }
 
     fn end(&self) {
-        let waker = {
-            let mut waker = self.lock();
-            self.over.store(true, Ordering::Relaxed);
-            waker.take()
-        };
-        waker.into_iter().for_each(Waker::wake);
+        let wait = std::mem::replace(&mut *self.lock(), Wait::Over);
+        if let Wait::Runs(Some(waker)) = wait {
+            waker.wake();
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Wait> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
