@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Router;
+use herald_routes::Authority;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -14,9 +15,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::app;
+use crate::auth::Tokens;
 use crate::backoff::Backoff;
 use crate::broker::Broker;
-use crate::config::{Config, Jitter, Ordering, SinkTable};
+use crate::config::{AuthMode, Config, Jitter, Ordering, SinkTable};
 use crate::history::StoreHistory;
 use crate::http::{self, Api, AtWork, SinkHandle};
 use crate::metrics::Metrics;
@@ -97,6 +99,7 @@ impl Epoch {
             relays: roles.relay,
             hosts: self.config.http.hosts.clone(),
             origins: self.config.http.origins.clone(),
+            authority: self.authority()?,
             trusted_proxies: self.config.http.trusted_proxies.clone(),
             max_body: self.config.http.max_body_bytes,
             max_payload: self.config.http.max_payload_bytes,
@@ -122,6 +125,18 @@ impl Epoch {
             tasks.spawn(async move { relay.run(sequencer).await.context("the relay cannot run") });
         }
         self.wait(tasks).await
+    }
+
+    /// Who judges tokens; `None` where none are asked for.
+    fn authority(&self) -> anyhow::Result<Option<Authority>> {
+        let auth = &self.config.auth;
+        Ok(match auth.mode {
+            AuthMode::None => None,
+            AuthMode::Jwt => {
+                let tokens = Tokens::new(auth).map_err(anyhow::Error::msg);
+                Some(Arc::new(tokens.context("auth.public_key_file")?).authority())
+            }
+        })
     }
 
     fn relay(&self, emitted: Arc<Notify>) -> Relay {

@@ -10,6 +10,7 @@
 //! itself; read it from [`app::run`] downwards.
 
 pub mod app;
+pub mod auth;
 pub mod backoff;
 pub mod broker;
 pub mod cli;

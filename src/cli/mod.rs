@@ -8,6 +8,7 @@ mod output;
 mod run;
 mod sinks;
 mod tail;
+mod token;
 mod vapid;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Command {
     /// Sinks that the database knows: list, forget one that is gone
     #[command(subcommand)]
     Sinks(sinks::Sinks),
+    /// Sign a token, for those who ask herald by HTTP
+    Token(token::Token),
     /// Make a VAPID key pair for Web Push
     Vapid(vapid::Vapid),
 }
@@ -96,6 +99,9 @@ impl Cli {
         if let Command::Run(run) = command {
             return run.execute(loaded).await;
         }
+        if let Command::Token(token) = command {
+            return token.execute(&loaded.config);
+        }
         let store = app::open_store(&loaded.config.store)?;
         match command {
             Command::Migrate => {
@@ -108,7 +114,9 @@ impl Cli {
             Command::Events(events) => events.execute(&*store).await,
             Command::Dead(dead) => dead.execute(&*store).await,
             Command::Sinks(sinks) => sinks.execute(&loaded.config, &*store).await,
-            Command::Run(_) | Command::Check(_) | Command::Vapid(_) => Ok(ExitCode::SUCCESS),
+            Command::Run(_) | Command::Check(_) | Command::Vapid(_) | Command::Token(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::app;
-use crate::config::{Config, Loaded, Log, LogFormat};
+use crate::config::{AuthMode, Config, Loaded, Log, LogFormat};
 use crate::roles::Roles;
 
 #[derive(Debug, Default, Args)]
@@ -97,9 +97,16 @@ fn greet(config: &Config, address: SocketAddr) {
     if has("web_push") {
         println!("  push test {base}/push");
     }
+    let bearer = match config.auth.mode {
+        AuthMode::None => "",
+        AuthMode::Jwt => " -H \"Authorization: Bearer $TOKEN\"",
+    };
+    if !bearer.is_empty() && config.auth.secret.is_some() {
+        println!("  token     TOKEN=$(herald token --tenant demo --scope subscribe,publish)");
+    }
     if has("sse") {
-        println!("  watch     curl -N '{base}/sse?tenantId=demo'");
+        println!("  watch     curl -N{bearer} '{base}/sse?tenantId=demo'");
     }
     let event = r#"{"tenantId":"demo","type":"order.created","payload":{"orderId":7,"email":"ada@example.com"}}"#;
-    println!("  emit      curl '{base}/events' -d '{event}'");
+    println!("  emit      curl{bearer} '{base}/events' -d '{event}'");
 }

@@ -11,7 +11,7 @@ use super::decode::Judged;
 use super::fault::{Located, Path};
 use super::locate::Places;
 use super::sink::TENANT_KEY;
-use super::{AuthMode, Config, Retention, Retry, SinkTable, Tls};
+use super::{Config, Retention, Retry, SinkTable, Tls, auth};
 use crate::store::LEAD_HEARTBEAT;
 use crate::tls::{self, Fault};
 
@@ -19,7 +19,7 @@ const MS: Duration = Duration::from_millis(1);
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(super) const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Collects the faults of one table, but none of a key that could not be decoded: what stands in
@@ -61,7 +61,7 @@ impl<'a> Checks<'a> {
         }
     }
 
-    fn duration(&mut self, key: &str, value: Duration, allowed: RangeInclusive<Duration>) {
+    pub fn duration(&mut self, key: &str, value: Duration, allowed: RangeInclusive<Duration>) {
         if !allowed.contains(&value) {
             let (least, most) = allowed.into_inner();
             self.fault(
@@ -152,7 +152,7 @@ pub(super) fn root(config: &Config, checks: &mut Checks<'_>) {
     checks.duration("http.drain", http.drain, Duration::ZERO..=HOUR);
     https(&http.tls, checks);
 
-    auth(config, checks);
+    auth::check(&config.auth, &config.http, checks);
     retry(&config.retry, checks);
     if let Some(tenant) = &config.dead_letters.tenant
         && let Err(wrong) = check_tenant(tenant)
@@ -281,28 +281,6 @@ fn https(settings: &Tls, checks: &mut Checks<'_>) {
         (None, _, Some(_)) => checks.fault(certificate, "is missing; name the file with the chain"),
         (None, None, None) => {}
     }
-}
-
-fn auth(config: &Config, checks: &mut Checks<'_>) {
-    match config.auth.mode {
-        AuthMode::None if !config.http.listen.ip().is_loopback() => checks.fault(
-            "http.listen",
-            format!(
-                "{} can be reached by others, and `auth.mode` \"none\" lets everyone read and \
-                 write; listen on 127.0.0.1",
-                config.http.listen
-            ),
-        ),
-        AuthMode::None => {}
-        AuthMode::Jwt => jwt_is_not_available(checks),
-    }
-}
-
-fn jwt_is_not_available(checks: &mut Checks<'_>) {
-    checks.fault(
-        "auth.mode",
-        "\"jwt\" is not available in this version; write \"none\" and listen on 127.0.0.1",
-    );
 }
 
 fn retention(retention: &Retention, checks: &mut Checks<'_>) {

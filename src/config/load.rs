@@ -13,7 +13,7 @@ use super::checks::Checks;
 use super::decode::{Decoded, decode};
 use super::fault::{At, Faults, Located, Path};
 use super::locate::Places;
-use super::{Config, Kind, checks, env, file, sink};
+use super::{Config, Kind, auth, checks, env, file, sink};
 
 /// What is read when no file is named; it may be missing.
 pub const DEFAULT_FILE: &str = "config.toml";
@@ -136,36 +136,37 @@ fn read_root(root: &Value, places: &Places, faults: &mut Vec<Located>) -> Option
     let mut config = decoded.value?;
     let mut checks = Checks::new(&decoded.judged, path);
     let (store, broker) = (&mut config.store, &mut config.broker);
-    resolve_url(
+    resolve_file(
         root,
-        "store",
+        ("store.url", "the URL"),
         &mut store.url,
         store.url_file.as_deref(),
         &mut checks,
     );
-    resolve_url(
+    resolve_file(
         root,
-        "broker",
+        ("broker.url", "the URL"),
         &mut broker.url,
         broker.url_file.as_deref(),
         &mut checks,
     );
+    auth::resolve(root, &mut config.auth, &mut checks);
     checks::root(&config, &mut checks);
     faults.extend(checks.located(places));
     Some(config)
 }
 
-/// Puts what `url_file` holds in the place of `url`.
-fn resolve_url(
+/// Puts what `KEY_file` holds in the place of `KEY`; `what` says what that is.
+pub(super) fn resolve_file(
     root: &Value,
-    part: &str,
-    url: &mut String,
+    (key, what): (&str, &str),
+    text: &mut String,
     file: Option<&FilePath>,
     checks: &mut Checks<'_>,
 ) {
     let Some(file) = file else { return };
-    let (key, key_file) = (format!("{part}.url"), format!("{part}.url_file"));
-    if root.find_ref(&key).is_some() {
+    let key_file = format!("{key}_file");
+    if root.find_ref(key).is_some() {
         checks.fault(
             &key_file,
             format!("`{key}` is set as well; keep one of the two"),
@@ -174,13 +175,10 @@ fn resolve_url(
     }
     let shown = file.display();
     match std::fs::read_to_string(file) {
-        Ok(text) if text.trim().is_empty() => {
-            checks.fault(
-                &key_file,
-                format!("{shown} is empty; write the URL into it"),
-            );
+        Ok(held) if held.trim().is_empty() => {
+            checks.fault(&key_file, format!("{shown} is empty; write {what} into it"));
         }
-        Ok(text) => text.trim().clone_into(url),
+        Ok(held) => held.trim().clone_into(text),
         Err(why) => checks.fault(
             &key_file,
             format!("{shown} cannot be read: {why}; name a readable file"),

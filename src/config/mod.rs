@@ -10,6 +10,7 @@
 //! environment ───┘                       └─ decode ─▶ each sink's own ─┘
 //! ```
 
+mod auth;
 mod callers;
 mod checks;
 mod decode;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use herald_contract::duration;
 use serde::{Deserialize, Serialize};
 
+pub use auth::{Auth, AuthMode};
 pub use callers::{Network, Origin};
 pub use env::process_env;
 pub use fault::{At, Faults, Located, Path, Step};
@@ -265,23 +267,6 @@ pub struct Operations {
     /// nothing else.
     #[serde(deserialize_with = "load::optional_address")]
     pub listen: Option<SocketAddr>,
-}
-
-/// Who may use the API.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Auth {
-    pub mode: AuthMode,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AuthMode {
-    /// Everyone; refused on an address that others can reach.
-    #[default]
-    None,
-    /// Whoever has a signed token.
-    Jwt,
 }
 
 /// When a failed delivery is tried again: after `base`, then `factor` times as long each time,

@@ -1,12 +1,12 @@
 //! Keeps secrets out of listings and logs.
 
 use figment::value::Value;
-use serde::Serializer;
 use serde::ser::SerializeMap;
+use serde::{Serialize as _, Serializer};
 
 use super::words::is_secret;
 
-const HIDDEN: &str = "***";
+pub(super) const HIDDEN: &str = "***";
 
 /// The URL with its password hidden.
 pub fn redacted(url: &str) -> String {
@@ -35,6 +35,14 @@ fn hide_query_password(url: &str) -> String {
 
 pub(super) fn url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&redacted(url))
+}
+
+/// A secret, of which only is told whether it is set.
+pub(super) fn secret<S: Serializer>(
+    secret: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| HIDDEN).serialize(serializer)
 }
 
 /// A sink's own keys, with those hidden that are named like secrets.

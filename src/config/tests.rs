@@ -257,7 +257,23 @@ fn what_does_not_go_together_is_refused_with_the_reason() {
             "http.listen = \"0.0.0.0:80\"",
             "http.listen: 0.0.0.0:80 can be reached by others",
         ),
-        ("auth.mode = \"jwt\"", "auth.mode: \"jwt\" is not available"),
+        ("auth.mode = \"jwt\"", "auth.mode: \"jwt\" needs a key"),
+        (
+            "auth.secret = \"too short\"",
+            "auth.secret: the secret has 9 bytes",
+        ),
+        (
+            "auth.secret_file = \"/nowhere\"",
+            "auth.secret_file: /nowhere cannot be read",
+        ),
+        (
+            "auth.public_key_file = \"/nowhere\"",
+            "auth.public_key_file: /nowhere cannot be read",
+        ),
+        (
+            "auth.leeway = \"2h\"",
+            "auth.leeway: \"2h\" is out of range",
+        ),
         (
             "broker.url = \"kafka://k\"",
             "broker.url: Kafka is not available",
@@ -404,10 +420,13 @@ fn a_named_file_must_exist() {
 #[test]
 fn listings_hide_secrets() {
     let text = "[sinks.m]\nkind = \"mail\"\nsmtp.password = \"hunter2\"\nsmtp.port = 25\n\
-                [store]\nurl = \"postgres://u:hunter2@h/d\"\n";
+                [store]\nurl = \"postgres://u:hunter2@h/d\"\n\
+                [auth]\nsecret = \"hunter2, and more than thirty-two bytes\"\n";
     let config = load(text, &[]).expect("sound").config;
     let listing = serde_json::to_string(&config).expect("serializable");
     assert!(!listing.contains("hunter2"), "{listing}");
+    let debug = format!("{config:?}");
+    assert!(!debug.contains("hunter2"), "{debug}");
     assert!(listing.contains("\"port\":25"), "{listing}");
     assert_eq!(redacted("redis://:pa/ss@h:1"), "redis://:***@h:1");
     assert_eq!(

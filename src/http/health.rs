@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use herald_routes::Problem;
+use herald_routes::{Access, Problem, Scope};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -84,6 +84,15 @@ async fn well<E: std::fmt::Display>(check: impl Future<Output = Result<(), E>>) 
         ok: detail.is_none(),
         detail,
     }
+}
+
+/// Where strangers may come too.
+pub(super) async fn metrics_for_operators(
+    api: State<Arc<Api>>,
+    access: Access,
+) -> Result<Response, Problem> {
+    access.require(Scope::Admin)?;
+    metrics(api).await
 }
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Problem> {

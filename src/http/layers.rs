@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use herald_routes::{Access, ClientAddress, Problem};
+use herald_routes::{Access, Authority, ClientAddress, Problem};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Api;
@@ -18,9 +17,19 @@ use crate::config::{Network, Origin};
 /// How long a browser remembers that it may ask.
 const PREFLIGHT: Duration = Duration::from_secs(600);
 
-/// With `auth.mode = "none"` everybody may do everything.
-pub(super) async fn grant(mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Access::unrestricted());
+/// With `auth.mode = "none"` everybody may do everything; else a route that asks for the access of
+/// whoever sends a request asks this authority.
+pub(super) async fn grant(
+    State(authority): State<Option<Authority>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let extensions = request.extensions_mut();
+    if let Some(authority) = authority {
+        extensions.insert(authority);
+    } else {
+        extensions.insert(Access::unrestricted());
+    }
     next.run(request).await
 }
 
@@ -29,7 +38,8 @@ pub(super) async fn grant(mut request: Request, next: Next) -> Response {
 /// A page's name can be made to resolve to this machine (DNS rebinding), so the `Host` that is
 /// asked must be a loopback one or in `http.hosts`: 421. And a browser says which page asks (RFC
 /// 6454 §7): one of another origin may not change anything, nor open a WebSocket, which a browser
-/// would let it read (RFC 6455 §10.2): 403.
+/// would let it read (RFC 6455 §10.2): 403. It is left out where a token is asked for: no page has one
+/// that was not given it, since there are no cookies, which a browser would send by itself.
 pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let (hosts, origins) = (&api.hosts, &api.origins);
     match refusal(
@@ -103,7 +113,7 @@ fn refusal(
     // (RFC 9112 §3.2.2).
     let host = uri
         .authority()
-        .map(Authority::as_str)
+        .map(|authority| authority.as_str())
         .or(text(header::HOST));
     if host.is_some_and(|host| !is_ours(host, hosts)) {
         let detail = "herald is not known by this host name: add it to http.hosts";

@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{get, post};
 use herald_contract::History;
-use herald_routes::Problem;
+use herald_routes::{Authority, Problem};
 use tokio::sync::Notify;
 
 use crate::broker::Broker;
@@ -43,6 +43,8 @@ pub struct Api {
     pub hosts: Vec<String>,
     /// Origins of pages beside herald's own that may ask.
     pub origins: Vec<Origin>,
+    /// Who judges tokens; `None` where everybody may do everything.
+    pub authority: Option<Authority>,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
     /// Largest request body, in bytes.
@@ -55,6 +57,7 @@ pub struct Api {
 pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
     let max_body = api.max_body;
     let router = watched()
+        .route("/metrics", get(health::metrics_for_operators))
         .route("/events", post(emit::emit).get(events::list))
         .route("/events/{event_id}", get(events::show))
         .route("/events/{event_id}/deliveries", get(events::deliveries))
@@ -74,9 +77,14 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
                 "this route has another method",
             )
         })
-        .layer(DefaultBodyLimit::max(max_body))
-        .layer(middleware::from_fn_with_state(api.clone(), layers::guard))
-        .layer(middleware::from_fn(layers::grant))
+        .layer(DefaultBodyLimit::max(max_body));
+    let authority = api.authority.clone();
+    let router = match &authority {
+        Some(_) => router,
+        None => router.layer(middleware::from_fn_with_state(api.clone(), layers::guard)),
+    };
+    let router = router
+        .layer(middleware::from_fn_with_state(authority, layers::grant))
         .layer(middleware::from_fn_with_state(api.clone(), layers::locate));
     // Nobody needs to be told that no other origin may.
     let router = match api.origins.as_slice() {
@@ -89,6 +97,7 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
 /// What whatever watches herald asks of every process, and nothing else.
 pub fn operations(api: Arc<Api>) -> Router {
     watched()
+        .route("/metrics", get(health::metrics))
         .with_state(api.clone())
         .fallback(async || Problem::not_found("there is nothing here"))
         .layer(middleware::from_fn_with_state(api, layers::measure))
@@ -98,7 +107,6 @@ fn watched() -> Router<Arc<Api>> {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
 }
 
 /// What a stranger learns of a failure; the log has the rest.

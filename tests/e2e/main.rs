@@ -34,6 +34,7 @@ mod streams;
 mod tabs;
 mod tls;
 mod tls_client;
+mod tokens;
 mod transactions;
 mod websocket;
 

@@ -299,6 +299,7 @@ async fn the_mailbox_shows_its_mails_to_those_who_may_see_them() {
     let lower = Access {
         tenant: None,
         scopes: vec![herald_routes::Scope::Publish],
+        expires_at: None,
     };
     for path in [
         "/mailbox",

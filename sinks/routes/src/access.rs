@@ -5,7 +5,9 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use herald_contract::check_tenant;
 
-use crate::Problem;
+use tokio::time::Instant;
+
+use crate::{Authority, Problem, Refusal, authority};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,16 +16,32 @@ pub enum Scope {
     Subscribe,
     /// Emit events.
     Publish,
-    /// Dead letters, sinks, the mailbox; every tenant.
+    /// Dead letters, sinks, the mailbox, metrics, whichever tenant they speak of.
     Admin,
 }
 
-/// The caller. The host's middleware puts it into the request; a route without it refuses.
+impl Scope {
+    pub const ALL: [Self; 3] = [Self::Subscribe, Self::Publish, Self::Admin];
+
+    /// What a token calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe",
+            Self::Publish => "publish",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The caller. A route gets it from the request: as the host's middleware has put it there, or by a
+/// token. Without either it refuses.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// The one tenant the caller belongs to; `None` is any.
     pub tenant: Option<String>,
     pub scopes: Vec<Scope>,
+    /// When it ends, by this process's clock; `None` is never.
+    pub expires_at: Option<Instant>,
 }
 
 impl Access {
@@ -31,7 +49,8 @@ impl Access {
     pub fn unrestricted() -> Self {
         Self {
             tenant: None,
-            scopes: vec![Scope::Subscribe, Scope::Publish, Scope::Admin],
+            scopes: Scope::ALL.into(),
+            expires_at: None,
         }
     }
 
@@ -41,10 +60,15 @@ impl Access {
         if self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin) {
             Ok(())
         } else {
-            Err(Problem::new(
+            let scope = scope.name();
+            let problem = Problem::new(
                 StatusCode::FORBIDDEN,
-                format!("this needs the scope {scope:?}").to_lowercase(),
-            ))
+                format!("this needs the scope {scope}"),
+            );
+            // RFC 6750 §3.1.
+            Err(problem.challenging(format!(
+                "Bearer realm=\"herald\", error=\"insufficient_scope\", scope=\"{scope}\""
+            )))
         }
     }
 
@@ -74,13 +98,29 @@ impl Access {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Access {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        parts
-            .extensions
-            .get::<Access>()
-            .cloned()
-            .ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "not authenticated"))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        authority::access(parts, false)
+    }
+}
+
+/// The caller of a stream, whose token may also stand in the query as `access_token`, for an
+/// `EventSource` and a browser's `WebSocket` send no header (RFC 6750 §2.3).
+#[derive(Debug, Clone)]
+pub struct StreamAccess {
+    pub access: Access,
+    /// Who judges a token that is to take the place of this one; `None` where none is asked for.
+    pub authority: Option<Authority>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for StreamAccess {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        Ok(Self {
+            access: authority::access(parts, true)?,
+            authority: parts.extensions.get().cloned(),
+        })
     }
 }

@@ -14,6 +14,9 @@ pub struct Problem {
     /// The field at fault, for bad input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// What a token would have to be (`WWW-Authenticate`).
+    #[serde(skip)]
+    challenge: Option<String>,
 }
 
 impl Problem {
@@ -23,6 +26,7 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             field: None,
+            challenge: None,
         }
     }
 
@@ -46,6 +50,13 @@ impl Problem {
         self.field = Some(field.into());
         self
     }
+
+    /// Says what a token would have to be (RFC 6750 §3).
+    #[must_use]
+    pub(crate) fn challenging(mut self, challenge: String) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
 }
 
 impl IntoResponse for Problem {
@@ -56,6 +67,11 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if let Some(challenge) = self.challenge.and_then(|text| text.parse().ok()) {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

@@ -7,6 +7,7 @@
 //!      a page of history  │                    hub closed, and all of the log handed out
 //!                      ▼  │                                  │
 //!                     In the log ────────────────────────────┴─▶ Ended
+//! all ─▶ Ended: the client's token has expired
 //! ```
 //!
 //! Invariants:
@@ -34,6 +35,7 @@ use crate::chunk::{self, Chunk, SIZE};
 use crate::frame::Cause;
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
+use crate::lease::{Lease, Term};
 use crate::log::{Found, Log, Ticket, Topic};
 
 pub struct Client {
@@ -44,6 +46,8 @@ pub struct Client {
     /// What it gets before all else.
     opening: Option<Bytes>,
     heartbeat: Bytes,
+    /// How long it may stay, where there is an end to that.
+    lease: Option<Box<Lease>>,
     position: i64,
     /// Whether the first page is still to come and is to begin with the oldest event there is.
     from_oldest: bool,
@@ -77,6 +81,7 @@ impl Client {
             member,
             opening: Some(opening),
             heartbeat,
+            lease: None,
             position,
             from_oldest: position == 0 && head > 0,
             page: None,
@@ -99,6 +104,13 @@ impl Client {
             if self.ended {
                 return Poll::Ready(false);
             }
+            if let Some(lease) = &self.lease
+                && lease.term().poll_over(cx).is_ready()
+            {
+                let last = self.topic().format.token_expired();
+                self.end(last, out);
+                return Poll::Ready(true);
+            }
             if let Some(page) = &mut self.page {
                 let page = ready!(Pin::new(page).poll(cx));
                 self.page = None;
@@ -114,7 +126,7 @@ impl Client {
                         if !self.hub.is_closed() {
                             tracing::warn!(%cause, "a replay ends early; the client comes back with its cursor");
                         }
-                        self.end(out);
+                        self.send_away(out);
                     }
                 }
             } else {
@@ -163,7 +175,7 @@ impl Client {
                     self.position = self.position.max(head);
                     return out.push(self.heartbeat.clone());
                 }
-                Found::Nothing if size == 0 && self.hub.is_closed() => return self.end(out),
+                Found::Nothing if size == 0 && self.hub.is_closed() => return self.send_away(out),
                 Found::Behind | Found::Beat(_) | Found::Nothing => return,
             }
         }
@@ -185,10 +197,14 @@ impl Client {
         });
     }
 
-    fn end(&mut self, out: &mut Vec<Bytes>) {
+    fn send_away(&mut self, out: &mut Vec<Bytes>) {
+        let last = self.topic().format.farewell(Cause::now(&self.hub));
+        self.end(last, out);
+    }
+
+    fn end(&mut self, last: Bytes, out: &mut Vec<Bytes>) {
         self.ended = true;
-        let cause = Cause::now(&self.hub);
-        self.say(self.topic().format.farewell(cause), out);
+        self.say(last, out);
         if self.chunked {
             out.push(chunk::LAST);
         }
@@ -205,6 +221,16 @@ impl Client {
         if chunked {
             self.heartbeat = chunk::chunked(&self.heartbeat);
         }
+    }
+
+    /// It stays no longer than this.
+    pub fn stay_for(&mut self, lease: Lease) {
+        self.lease = Some(Box::new(lease));
+    }
+
+    /// When it ends by itself, if it does.
+    pub fn term(&self) -> Option<Arc<Term>> {
+        self.lease.as_ref().map(|lease| lease.term().clone())
     }
 
     pub fn is_chunked(&self) -> bool {

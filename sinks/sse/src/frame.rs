@@ -38,6 +38,10 @@ pub const RESET: &[u8] = b"event: herald.reset\ndata: {\"reason\":\"unknown curs
 const EXPIRED: Bytes =
     Bytes::from_static(b"event: herald.reset\ndata: {\"reason\":\"events expired\"}\n\n");
 
+/// The last words to a client whose token has expired.
+const TOKEN_EXPIRED: Bytes =
+    Bytes::from_static(b"event: herald.expired\ndata: {\"reason\":\"token expired\"}\n\n");
+
 /// What a client asked to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -83,6 +87,14 @@ impl Format {
         match self {
             Self::Sse | Self::Named => EXPIRED,
             Self::WebSocket => message::Said::EXPIRED.frame(),
+        }
+    }
+
+    /// The last words to a client whose token has expired: it comes back with another, and goes on.
+    pub fn token_expired(self) -> Bytes {
+        match self {
+            Self::Sse | Self::Named => TOKEN_EXPIRED,
+            Self::WebSocket => message::token_expired(),
         }
     }
 

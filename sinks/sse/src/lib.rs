@@ -20,7 +20,7 @@
 //! - `budget`: what all of them may take.
 //! - `raw`, `stream`: from a client to its connection, or to a body where there is none of its own.
 //! - `transport`: what a connection is made of.
-//! - `route`, `admission`: parameters, cursors, answers; who is let in.
+//! - `route`, `admission`, `lease`: parameters, cursors, answers; who is let in, and for how long.
 //! - `websocket`: handshake, frames, and what a client may say.
 
 mod admission;
@@ -31,6 +31,7 @@ mod config;
 mod frame;
 mod history;
 mod hub;
+mod lease;
 mod log;
 mod raw;
 mod route;
@@ -50,6 +51,7 @@ use budget::Budget;
 pub use config::Config;
 use history::Reader;
 use hub::Hub;
+use lease::Leases;
 
 /// The sink. Clones share their clients.
 #[derive(Clone)]
@@ -62,6 +64,7 @@ struct Shared {
     hub: Arc<Hub>,
     reader: Arc<Reader>,
     door: Arc<Door>,
+    leases: Arc<Leases>,
 }
 
 impl Sse {
@@ -78,6 +81,7 @@ impl Sse {
                 per_tenant: config.max_clients_per_tenant,
                 per_address: config.max_clients_per_address,
             })),
+            leases: Arc::default(),
             config,
         };
         Self {

@@ -3,7 +3,8 @@
 //! Everything that can fail does so before the status is sent. Bad input is a problem (4xx): to an
 //! EventSource that is final, and it should be. Whatever may pass (too many clients, not started
 //! yet, shutting down, the database away) is a 200 that tells the client when to come back and
-//! ends, for an EventSource that gets a 503 never comes back.
+//! ends, for an EventSource that gets a 503 never comes back. One that comes back with its old URL
+//! after its token has expired is told to stop: 204 (WHATWG HTML §9.2.3).
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -12,12 +13,13 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use herald_contract::{Cursor, Place, TypeFilter, Unavailable};
 use herald_routes::{
-    Access, ClientAddress, Connection, Params, Problem, Scope, Socket, Takeover, Writing,
+    Access, ClientAddress, Connection, Params, Problem, Refusal, Scope, Socket, StreamAccess,
+    Takeover, Writing,
 };
 use serde::Deserialize;
 use ulid::Ulid;
@@ -29,6 +31,9 @@ use crate::log::Topic;
 use crate::stream::{self, EventStream};
 use crate::websocket::message;
 use crate::{Shared, raw, wave};
+
+/// What an EventSource comes back with.
+const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Unknown parameters are ignored: others share the query string (a token, a cache breaker).
 #[derive(Debug, Default, Deserialize)]
@@ -74,7 +79,7 @@ impl Wanted {
                 event_id: None,
             });
         }
-        let header = match headers.get("last-event-id") {
+        let header = match headers.get(LAST_EVENT_ID) {
             Some(value) => Some(value.to_str().map_err(|_| not_a_ulid())?),
             None => None,
         };
@@ -134,19 +139,26 @@ fn not_a_ulid() -> Problem {
 
 pub async fn serve(
     State(shared): State<Arc<Shared>>,
-    access: Access,
+    access: Result<StreamAccess, Refusal>,
     Params(query): Params<Query>,
     address: Option<Extension<ClientAddress>>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let access = match access {
+        Ok(StreamAccess { access, .. }) => access,
+        Err(Refusal::Expired) if headers.contains_key(LAST_EVENT_ID) => {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        Err(refusal) => return Err(refusal.into()),
+    };
     let mut wanted = Wanted::read(&access, &query, &headers)?;
     wanted.address = address.map(|Extension(ClientAddress(address))| address);
     if method == Method::HEAD {
         return Ok(respond(Body::empty()));
     }
     let farewell = wanted.format.farewell(Cause::Busy);
-    let client = match open(&shared, wanted).await {
+    let mut client = match open(&shared, wanted).await {
         Ok(Some(client)) => client,
         Ok(None) => return Ok(respond(farewell.into())),
         Err(cause) => {
@@ -154,6 +166,9 @@ pub async fn serve(
             return Ok(respond(farewell.into()));
         }
     };
+    if let Some(until) = access.expires_at {
+        client.stay_for(shared.leases.take(until));
+    }
     let client = Arc::new(Mutex::new(Some(client)));
     let mut response = respond(EventStream::body(client.clone()));
     let send_timeout = shared.config.send_timeout;

@@ -5,11 +5,12 @@
 //!          has all there is            a new chunk, or a heartbeat: written whole
 //! task ──────────────────────▶ parked ◀──────────────────┐
 //!  ▲                             │ └──────────────────────┘
-//!  └── it could not be written whole, is behind, or all ends
+//!  └── it could not be written whole, is behind, its token expires, or all ends
 //! ```
 //!
 //! Invariants:
-//! 1. A client is in one place: with its task, in a slot, or on its way back in its seat.
+//! 1. A client is in one place: with its task, in a slot, or on its way back in its seat. Only its
+//!    task takes it out of its slot when its token expires, so there are no two who give it back.
 //! 2. A parked client has been written all up to its position, and nothing of what follows.
 //! 3. A wave ends only when nothing has become new since its last pass began, and that pass has
 //!    written all there was; whoever is parked looks whether something is new after it is in its
@@ -116,16 +117,24 @@ struct Place<'a> {
     seat: &'a Arc<Seat>,
 }
 
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
+impl Place<'_> {
+    /// Takes the client out, unless it is on its way back.
+    fn take(&self) -> Option<Parked> {
         let mut slots = lock(&self.log.waves[self.wave].slots);
         let is_ours = |parked: &Parked| Arc::ptr_eq(&parked.seat, self.seat);
-        if slots.parked[self.slot].as_ref().is_some_and(is_ours) {
-            let parked = slots.take(self.slot);
-            drop(slots);
-            self.log.unparked(self.wave);
-            drop(parked);
-        }
+        slots.parked[self.slot]
+            .as_ref()
+            .filter(|parked| is_ours(parked))?;
+        let parked = slots.take(self.slot);
+        drop(slots);
+        self.log.unparked(self.wave);
+        parked
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 
@@ -212,6 +221,7 @@ fn poll_next(
 async fn park(client: Box<Client>, seat: &Arc<Seat>) -> Option<Back> {
     let (log, position) = (client.log().clone(), client.position());
     let ticket = client.ticket().clone();
+    let term = client.term();
     log.park(ticket.wave);
     let slot = lock(&log.waves[ticket.wave].slots).put(Parked {
         position,
@@ -230,6 +240,12 @@ async fn park(client: Box<Client>, seat: &Arc<Seat>) -> Option<Back> {
     let back = poll_fn(|cx| {
         if let Poll::Ready(back) = seat.poll_back(cx) {
             return Poll::Ready(Some(back));
+        }
+        if let Some(term) = &term
+            && term.poll_over(cx).is_ready()
+            && let Some(parked) = place.take()
+        {
+            return Poll::Ready(Some((parked.leave(), Vec::new())));
         }
         ready!(raw::poll_gone(cx, &seat.connection));
         Poll::Ready(None)
@@ -320,10 +336,10 @@ fn step(log: &Arc<Log>, number: usize, pass: &mut Pass) -> bool {
     pass.next = end;
     let more = end < slots.parked.len();
     drop(slots);
-    for (mut parked, rest) in back {
+    for (parked, rest) in back {
         log.unparked(number);
-        parked.client.moved(parked.position, parked.beats);
-        parked.seat.give_back((parked.client, rest));
+        let seat = parked.seat.clone();
+        seat.give_back((parked.leave(), rest));
     }
     more
 }
@@ -376,6 +392,12 @@ impl Known {
 }
 
 impl Parked {
+    /// The client, brought up to what it has been written.
+    fn leave(mut self) -> Box<Client> {
+        self.client.moved(self.position, self.beats);
+        self.client
+    }
+
     /// What is left to write, when the client is to go back to its task.
     fn write(&mut self, known: &Known, counted: &mut usize) -> Option<Vec<Bytes>> {
         match &known.news {

@@ -8,11 +8,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use herald_contract::{Broadcast as _, StreamStats};
+use herald_routes::{Access, Authority, Refusal};
 use herald_sse::Config;
 use herald_testkit::{event, event_id as id};
 use http_body_util::BodyExt as _;
 use support::Server;
 use tokio::time::Instant;
+use tower::ServiceExt as _;
 
 fn range(from: i64, to: i64) -> Vec<i64> {
     (from..=to).collect()
@@ -283,4 +285,51 @@ async fn a_hole_in_what_is_published_is_filled_from_history() {
     server.sse.publish(&events[..2]);
     server.sse.publish(&events[6..]);
     assert_eq!(source.seqs(9).await, range(1, 9));
+}
+
+fn with(access: Option<Access>, last_event_id: &str) -> Request<Body> {
+    let mut request = Request::get("/sse?tenantId=a&access_token=old");
+    if !last_event_id.is_empty() {
+        request = request.header("last-event-id", last_event_id);
+    }
+    if let Some(access) = access {
+        request = request.extension(access);
+    }
+    request.body(Body::empty()).expect("a request")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_ends_with_its_clients_token_in_the_middle_of_whatever_it_waits_for() {
+    let server = Server::new(Config::default());
+    let began = Instant::now();
+    let access = Access {
+        expires_at: Some(began + Duration::from_secs(90)),
+        ..Access::unrestricted()
+    };
+    let response = server.request(with(Some(access), "")).await;
+    server.emit_range(1, 1);
+    let body = response.into_body().collect().await.expect("no error");
+    let text = String::from_utf8(body.to_bytes().to_vec()).expect("UTF-8");
+    let end = "event: herald.expired\ndata: {\"reason\":\"token expired\"}\n\n";
+    assert!(text.ends_with(end), "{text}");
+    assert!(text.contains(&id(1).to_string()), "{text}");
+    let lasted = began.elapsed().as_secs();
+    assert!((90..=92).contains(&lasted), "{lasted}");
+    assert_eq!(server.sse.stats().clients, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_with_an_expired_token_is_told_to_stop_and_who_comes_is_told_why() {
+    let server = Server::new(Config::default());
+    let ask = async |refusal: Refusal, last_event_id: &str| {
+        let mut request = with(None, last_event_id);
+        let authority = Authority::new(move |_| Err(refusal));
+        request.extensions_mut().insert(authority);
+        let routes = server.sse.routes();
+        routes.oneshot(request).await.expect("infallible").status()
+    };
+    let last = id(1).to_string();
+    assert_eq!(ask(Refusal::Expired, &last).await, 204);
+    assert_eq!(ask(Refusal::Expired, "").await, 401);
+    assert_eq!(ask(Refusal::Invalid("no"), &last).await, 401);
 }

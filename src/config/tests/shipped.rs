@@ -59,7 +59,12 @@ fn the_shipped_file_documents_every_key() {
     let optional = SHIPPED
         .replace("# url_file =", "#url_file =")
         .replace("# listen =", "#listen =")
-        .replace("# tenant =", "#tenant =");
+        .replace("# tenant =", "#tenant =")
+        .replace("# secret =", "#secret =")
+        .replace("# secret_file =", "#secret_file =")
+        .replace("# public_key_file =", "#public_key_file =")
+        .replace("# issuer =", "#issuer =")
+        .replace("# audience =", "#audience =");
     let shown = uncommented(&optional);
     let shown: toml::Table = toml::from_str(&shown).expect("TOML");
     for (name, value) in defaults.as_object().expect("a table") {

@@ -2,7 +2,7 @@
 // can have too. The feed is in feed.js, what all parts share in page.js.
 
 import { connect, refreshOpen, togglePause } from "/console/feed.js";
-import { $, h, keyed, makeCopy, parse, post, query, request, say, showing, twoStep, when } from "/console/page.js";
+import { $, h, keyed, makeCopy, openWithToken, parse, post, query, request, say, showing, token, twoStep, when } from "/console/page.js";
 
 const TICK = 2_000; // ms between refreshes while the page is visible
 const state = { tenant: "demo", types: "" };
@@ -36,7 +36,7 @@ function drawEmit() {
   }
   say($("emit-fault"), fault);
   const body = `{"tenantId":${JSON.stringify(state.tenant)},"type":${JSON.stringify(type)},"payload":${payload}}`;
-  say($("curl"), fault ? "# the form needs mending first" : `curl -sS ${location.origin}/events --json '${body.replaceAll("'", String.raw`'\''`)}'`);
+  say($("curl"), fault ? "# the form needs mending first" : `curl -sS ${location.origin}/events${token.get() ? ' -H "Authorization: Bearer $TOKEN"' : ""} --json '${body.replaceAll("'", String.raw`'\''`)}'`);
   return fault ? null : body;
 }
 
@@ -166,7 +166,7 @@ const refreshMails = () => showing($("mail-error"), async () => {
     if (error.status !== 404) throw error;
   }
   drawMails(mails ?? []);
-  $("mail-link").hidden = !mails;
+  $("mail-link").hidden = !mails || token.get() !== ""; // pages of their own have no token
   say($("mail-note"), !mails ? "No mailbox here: email goes out by SMTP, or no email sink is configured." : mails.length === 0 ? "No mail yet. The order sample sends one." : "");
 });
 
@@ -247,6 +247,22 @@ makeCopy($("curl-copy"), $("curl"));
 for (const [type, payload] of SAMPLES) {
   $("samples").append(h("button", { type: "button", onclick: () => fillEmit(type, payload) }, type));
 }
+$("token-form").addEventListener("submit", (submit) => {
+  submit.preventDefault();
+  token.set($("token").value.trim());
+  $("token").value = "";
+  $("token-form").hidden = true;
+  $("tenant").value = token.tenant() ?? state.tenant;
+  state.tenant = "";
+  follow();
+  tick();
+});
+document.addEventListener("click", (click) => {
+  const link = click.target.closest?.('a[href^="/events/"], a[href="/metrics"]');
+  if (!link || token.get() === "") return;
+  click.preventDefault();
+  openWithToken(link.getAttribute("href")).catch((error) => say($("ready"), error.message, "bad"));
+});
 document.addEventListener("visibilitychange", tick);
 addEventListener("hashchange", () => {
   readPlace();

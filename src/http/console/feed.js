@@ -3,7 +3,7 @@
 //   connecting ─▶ live ◀─▶ reconnecting        the browser's own doing, by Last-Event-ID
 //        └──────────┴─▶ stopped                the server refused; Reconnect starts over
 
-import { $, h, keyed, makeCopy, parse, query, request, say, showing, when } from "/console/page.js";
+import { $, askForToken, h, keyed, makeCopy, parse, query, request, say, showing, token, when } from "/console/page.js";
 
 const ROWS = 200; // older rows leave the page, not the database
 const FIRST_PAGE = 50;
@@ -32,7 +32,7 @@ export async function connect({ tenant: tenantId, types }) {
     if (run !== feed.run) return; // the tenant or the filter changed meanwhile
     $("feed").replaceChildren(...events.map(eventRow));
     $("feed-empty").hidden = events.length > 0;
-    listen(`/sse?${query({ tenantId, types, after: events[0]?.aggregateId ?? 0 })}`);
+    listen(`/sse?${query({ tenantId, types, after: events[0]?.aggregateId ?? 0, access_token: token.get() })}`);
   } catch (error) {
     if (run === feed.run) stop(error.message);
   }
@@ -57,6 +57,11 @@ function listen(url) {
   source.onopen = () => feedState("live", "good");
   source.onmessage = ({ data }) => arrive({ data });
   source.addEventListener("herald.reset", ({ data }) => arrive({ data, reset: true }));
+  source.addEventListener("herald.expired", () => {
+    source.close(); // it would come back with the old token, to be told to stop
+    stop("The token has expired.");
+    askForToken();
+  });
   source.onerror = () => {
     if (source.readyState === EventSource.CONNECTING) feedState("reconnecting", "warn");
     else stop("The server refused or ended the stream for good.");

@@ -111,11 +111,56 @@ export function parse(text) {
       : value);
 }
 
+const TOKEN = "herald.token";
+
+/** What this tab sends to show who asks, where herald wants to know; it goes with the tab. */
+export const token = {
+  get() {
+    try {
+      return sessionStorage.getItem(TOKEN) ?? "";
+    } catch {
+      return this.kept ?? ""; // storage is blocked: it goes with the page
+    }
+  },
+  set(text) {
+    this.kept = text;
+    try {
+      sessionStorage.setItem(TOKEN, text);
+    } catch {
+      // As above.
+    }
+  },
+  /** The tenant that it is for, if it says so. */
+  tenant() {
+    try {
+      const claims = this.get().split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+      return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(claims), (c) => c.charCodeAt(0)))).tenant;
+    } catch {
+      return undefined;
+    }
+  },
+};
+
+/** Shows the form for a token. */
+export function askForToken() {
+  $("token-form").hidden = false;
+}
+
+/** Opens a path in a new tab that a plain link could not, since it sends no token. */
+export async function openWithToken(path) {
+  const tab = open("about:blank");
+  const answer = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT), headers: { authorization: `Bearer ${token.get()}` } });
+  const text = new Blob([await answer.text()], { type: "text/plain; charset=utf-8" });
+  if (tab) tab.location = URL.createObjectURL(text);
+}
+
 /** The JSON answer; throws Refused with the problem's own words (RFC 9457). */
-export async function request(path, { allow, ...options } = {}) {
+export async function request(path, { allow, headers, ...options } = {}) {
   let answer, text;
+  const bearer = token.get();
+  if (bearer) headers = { ...headers, authorization: `Bearer ${bearer}` };
   try {
-    answer = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT), cache: "no-store", ...options });
+    answer = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT), cache: "no-store", headers, ...options });
     text = await answer.text();
   } catch (error) {
     throw new Refused(0, error.name === "TimeoutError" ? "herald did not answer in time" : "herald cannot be reached");
@@ -127,6 +172,7 @@ export async function request(path, { allow, ...options } = {}) {
     if (answer.ok) throw new Refused(answer.status, `${path.split("?")[0]} answered something that is not JSON`);
   }
   if (answer.ok || answer.status === allow) return body;
+  if (answer.status === 401) askForToken();
   const { title = answer.statusText, detail, field } = body ?? {};
   throw new Refused(answer.status, `${answer.status} ${title}${detail ? `: ${detail}` : ""}${field ? ` (${field})` : ""}`);
 }

@@ -19,6 +19,9 @@ const TOO_BIG: u16 = 1009;
 /// Too many clients, not started yet, or the database is away.
 const TRY_AGAIN_LATER: u16 = 1013;
 
+/// The client's token has expired: "Unauthorized" in IANA's registry of close codes.
+const UNAUTHORIZED: u16 = 3000;
+
 /// What is wrong with what the client sent, so that nothing that follows can be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
@@ -52,6 +55,11 @@ pub fn close(code: Option<u16>, reason: &str) -> Bytes {
         payload.extend_from_slice(reason.as_bytes());
     }
     frame(Opcode::Close, &payload)
+}
+
+/// Ends a connection whose client's token has expired.
+pub fn token_expired() -> Bytes {
+    close(Some(UNAUTHORIZED), "token expired")
 }
 
 /// Ends a connection whose client is to come back later.

@@ -7,7 +7,7 @@ use herald_routes::{Body, Problem};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use super::wire;
+use super::{close, wire};
 use crate::log::Topic;
 use crate::route::Query;
 
@@ -29,6 +29,12 @@ pub enum Said<'a> {
         reason: &'static str,
     },
     Unsubscribed,
+    /// The connection goes on as the new token says.
+    Renewed,
+    /// The token has expired, and so the connection ends.
+    Expired {
+        reason: &'static str,
+    },
     /// What the client said changes nothing.
     Error {
         detail: &'a str,
@@ -61,6 +67,16 @@ impl Said<'_> {
     }
 }
 
+/// The last words to a client whose token has expired.
+pub fn token_expired() -> Bytes {
+    let said = Said::Expired {
+        reason: "token expired",
+    };
+    let mut out = BytesMut::from(&*said.frame());
+    out.extend_from_slice(&close::token_expired());
+    out.freeze()
+}
+
 /// What comes before the events of a stream.
 pub fn opening(topic: &Topic, reset: bool, last_event_id: Ulid) -> Bytes {
     let mut out = BytesMut::new();
@@ -77,19 +93,21 @@ pub fn opening(topic: &Topic, reset: bool, last_event_id: Ulid) -> Bytes {
     out.freeze()
 }
 
-/// What a client asks for.
-#[derive(Debug)]
+/// What a client asks for. It can hold a token, so it is never shown.
 pub enum Command {
     Subscribe(Query),
     Unsubscribe,
+    /// Goes on with this token.
+    Renew(String),
 }
 
 /// A command as it is written. One of the keys is there.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     subscribe: Option<Subscribe>,
     unsubscribe: Option<Unsubscribe>,
+    renew: Option<Renew>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +124,12 @@ struct Subscribe {
 #[serde(deny_unknown_fields)]
 struct Unsubscribe {}
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renew {
+    token: String,
+}
+
 impl Command {
     /// # Errors
     /// What is wrong, and in which field.
@@ -115,13 +139,20 @@ impl Command {
             Written {
                 subscribe: Some(subscribe),
                 unsubscribe: None,
+                renew: None,
             } => Ok(Self::Subscribe(subscribe.into())),
             Written {
                 subscribe: None,
                 unsubscribe: Some(Unsubscribe {}),
+                renew: None,
             } => Ok(Self::Unsubscribe),
+            Written {
+                subscribe: None,
+                unsubscribe: None,
+                renew: Some(Renew { token }),
+            } => Ok(Self::Renew(token)),
             _ => Err(Problem::bad_request(
-                "a message has one key, subscribe or unsubscribe",
+                "a message has one key: subscribe, unsubscribe or renew",
             )),
         }
     }
@@ -149,6 +180,7 @@ mod tests {
         for (said, json) in [
             (Said::Ping, r#"{"herald":"ping"}"#),
             (Said::Unsubscribed, r#"{"herald":"unsubscribed"}"#),
+            (Said::Renewed, r#"{"herald":"renewed"}"#),
             (
                 Said::EXPIRED,
                 r#"{"herald":"reset","reason":"events expired"}"#,
@@ -183,7 +215,7 @@ mod tests {
             (r#"{"subscribe":{}} {}"#, "trailing", None),
             (
                 r#"{"emit":{}}"#,
-                "unknown field `emit`, expected `subscribe` or `unsubscribe`",
+                "unknown field `emit`, expected one of `subscribe`, `unsubscribe`, `renew`",
                 Some("emit"),
             ),
             (
@@ -197,12 +229,18 @@ mod tests {
                 Some("subscribe.after"),
             ),
             (
+                r#"{"unsubscribe":{},"renew":{"token":""}}"#,
+                "one key",
+                None,
+            ),
+            (r#"{"renew":{}}"#, "missing field `token`", Some("renew")),
+            (
                 r#"{"unsubscribe":{"tenantId":"a"}}"#,
                 "unknown field",
                 Some("unsubscribe.tenantId"),
             ),
         ] {
-            let problem = Command::read(text).expect_err(text);
+            let problem = Command::read(text).err().expect(text);
             assert!(problem.detail.contains(detail), "{text}: {problem:?}");
             assert_eq!(problem.field.as_deref(), field, "{text}");
         }

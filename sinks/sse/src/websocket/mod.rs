@@ -23,7 +23,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Version};
 use axum::response::{IntoResponse as _, Response};
-use herald_routes::{Access, ClientAddress, Params, Problem, Scope, Takeover};
+use herald_routes::{Access, ClientAddress, Params, Problem, Scope, StreamAccess, Takeover};
 
 use crate::frame::Format;
 use crate::route::{Query, Wanted, given};
@@ -32,7 +32,7 @@ use session::Session;
 
 pub async fn serve(
     State(shared): State<Arc<Shared>>,
-    access: Access,
+    caller: StreamAccess,
     Params(query): Params<Query>,
     address: Option<Extension<ClientAddress>>,
     method: Method,
@@ -43,9 +43,9 @@ pub async fn serve(
         Ok(accept) => accept,
         Err(refusal) => return Ok(refusal.into_response()),
     };
-    let wanted = wanted(&access, &query, &headers)?;
+    let wanted = wanted(&caller.access, &query, &headers)?;
     let address = address.map(|Extension(ClientAddress(address))| address);
-    let session = Session::new(shared.clone(), access, wanted, address);
+    let session = Session::new(shared.clone(), caller, wanted, address);
     let session = Mutex::new(Some(session));
     let takeover = Takeover::new(move |connection| {
         let session = session

@@ -6,7 +6,8 @@
 //!               ▲                   ▲                            │
 //!               │                   └──── subscribe (another) ───┤
 //!               └──────────────────────── unsubscribe ───────────┘
-//! all ─▶ Ending ─▶ Ended: the client says so or breaks the rules; herald stops; the stream ends
+//! all ─▶ Ending ─▶ Ended: the client says so or breaks the rules; its token expires; herald stops;
+//!                         the stream ends
 //! ```
 //!
 //! Invariants:
@@ -25,18 +26,19 @@ use std::task::{Context, Poll, ready};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use herald_contract::Unavailable;
-use herald_routes::{Access, Problem};
+use herald_routes::{Access, Problem, Refusal, Scope, StreamAccess};
 use tokio::time::timeout;
 
 use super::close::close;
 use super::decoder::{Decoder, Message};
-use super::message::{Command, Said};
+use super::message::{Command, Said, token_expired};
 use super::wire::{self, Opcode};
 use crate::Shared;
 use crate::admission::Admission;
 use crate::client::Client;
 use crate::frame::{Cause, Format};
 use crate::history::Reader;
+use crate::lease::Lease;
 use crate::raw::Talk;
 use crate::route::{Query, Start, Wanted, enter, resolve};
 
@@ -47,7 +49,9 @@ type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pub struct Session {
     shared: Arc<Shared>,
-    access: Access,
+    caller: StreamAccess,
+    /// How long it may stay, where there is an end to that.
+    lease: Option<Lease>,
     decoder: Decoder,
     /// Whether there may be messages that were read but not looked at.
     unheard: bool,
@@ -68,7 +72,7 @@ impl Session {
     /// A client that wants this, or will say what it wants.
     pub fn new(
         shared: Arc<Shared>,
-        access: Access,
+        caller: StreamAccess,
         wanted: Option<Wanted>,
         address: Option<IpAddr>,
     ) -> Self {
@@ -79,8 +83,9 @@ impl Session {
             (Some(admission), Some(wanted)) => open(&shared, wanted, None, admission),
         };
         Self {
+            lease: lease(&shared, &caller.access),
             shared,
-            access,
+            caller,
             decoder: Decoder::default(),
             unheard: false,
             state,
@@ -124,6 +129,7 @@ impl Session {
                 self.unsubscribe(out);
                 Ok(())
             }
+            Command::Renew(token) => self.renew(&token).map(|()| out.push(Said::Renewed.frame())),
         });
         if let Err(problem) = obeyed {
             out.push(Said::error(&problem));
@@ -131,7 +137,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, query: &Query) -> Result<(), Problem> {
-        let wanted = Wanted::read(&self.access, query, &HeaderMap::new())?;
+        let wanted = Wanted::read(&self.caller.access, query, &HeaderMap::new())?;
         let wanted = Wanted {
             format: Format::WebSocket,
             ..wanted
@@ -161,6 +167,29 @@ impl Session {
             other => other,
         };
         out.push(Said::Unsubscribed.frame());
+    }
+
+    /// Goes on as another token says, which is of the same tenant.
+    fn renew(&mut self, token: &str) -> Result<(), Problem> {
+        let Some(authority) = &self.caller.authority else {
+            return Err(Problem::bad_request("no token is needed here").at("renew"));
+        };
+        let at = |problem: Problem| problem.at("renew.token");
+        let access = authority
+            .verify(token)
+            .map_err(|refusal| at(refusal.into()))?;
+        access.require(Scope::Subscribe).map_err(at)?;
+        if access.tenant != self.caller.access.tenant {
+            return Err(at(Refusal::Invalid("the token is another tenant's").into()));
+        }
+        self.lease = lease(&self.shared, &access);
+        self.caller.access = access;
+        Ok(())
+    }
+
+    fn is_over(&self, cx: &mut Context<'_>) -> bool {
+        let lease = self.lease.as_ref();
+        lease.is_some_and(|lease| lease.term().poll_over(cx).is_ready())
     }
 
     /// What there is to be said by itself.
@@ -206,6 +235,9 @@ impl Talk for Session {
     fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
         loop {
             self.listen(out);
+            if self.is_over(cx) && !matches!(self.state, State::Ending(_) | State::Ended) {
+                self.state = State::Ending(token_expired());
+            }
             let polled = self.poll_state(cx, out);
             if !out.is_empty() {
                 return Poll::Ready(true);
@@ -235,6 +267,11 @@ impl Talk for Session {
         self.decoder.push(said);
         self.unheard = true;
     }
+}
+
+/// How long a client of this access may stay.
+fn lease(shared: &Shared, access: &Access) -> Option<Lease> {
+    access.expires_at.map(|until| shared.leases.take(until))
 }
 
 fn wait(shared: &Arc<Shared>, admission: Admission) -> State {

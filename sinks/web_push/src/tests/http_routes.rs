@@ -159,6 +159,7 @@ async fn a_token_subscribes_for_its_own_tenant_only() {
         Some(Access {
             tenant: Some(tenant.into()),
             scopes: vec![scope],
+            expires_at: None,
         })
     };
     let body =

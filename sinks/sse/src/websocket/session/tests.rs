@@ -3,6 +3,7 @@
 
 mod filters;
 mod peer;
+mod tokens;
 
 use std::sync::atomic::Ordering;
 
@@ -196,6 +197,7 @@ async fn access_to_one_tenant_is_to_no_other() {
     let access = || Access {
         tenant: Some("a".into()),
         scopes: vec![Scope::Subscribe],
+        expires_at: None,
     };
     // It says who it is, so that it need not say what it wants.
     let mut peer = server.connect_as(access(), "");
@@ -208,6 +210,7 @@ async fn access_to_one_tenant_is_to_no_other() {
     let nothing = Access {
         tenant: None,
         scopes: Vec::new(),
+        expires_at: None,
     };
     let refused = crate::websocket::wanted(&nothing, &Query::default(), &HeaderMap::new());
     assert_eq!(refused.err().map(|problem| problem.status), Some(403));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::extract::Query;
 use axum::http::HeaderMap;
 use herald_contract::{Broadcast as _, Host};
-use herald_routes::Access;
+use herald_routes::{Access, Authority, StreamAccess};
 use herald_testkit::{MemoryHistory, event, event_id};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -60,11 +60,17 @@ impl Server {
     }
 
     pub fn connect_as(&self, access: Access, query: &str) -> Peer {
+        self.connect_by(None, access, query)
+    }
+
+    /// With somebody to judge what takes the place of this access.
+    pub fn connect_by(&self, authority: Option<Authority>, access: Access, query: &str) -> Peer {
         let uri = format!("/ws?{query}").parse().expect("a URI");
         let Query(query) = Query::try_from_uri(&uri).expect("a query");
         let wanted = wanted(&access, &query, &HeaderMap::new()).expect("a good query");
+        let caller = StreamAccess { access, authority };
         Peer {
-            session: Session::new(self.sse.shared.clone(), access, wanted, None),
+            session: Session::new(self.sse.shared.clone(), caller, wanted, None),
             heard: VecDeque::new(),
         }
     }
