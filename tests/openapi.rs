@@ -382,6 +382,8 @@ async fn mails_and_dead_letters(herald: &mut Herald) {
 async fn push(herald: &mut Herald) {
     let path = "/push/subscriptions";
     herald.ask("GET", "/push", "", 200).await;
+    herald.ask("GET", "/client.js", "", 200).await;
+    herald.ask("GET", "/client.d.ts", "", 200).await;
     herald.ask("GET", "/push/key", "", 200).await;
     herald.ask_example("POST", path, "", 201).await;
     let body = herald.document.example_body("POST", path, "");
