@@ -31,7 +31,9 @@ use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::chunk::{self, Chunk, SIZE};
+use crate::coding::Coding;
 use crate::frame::Cause;
+use crate::gzip::{self, Sum};
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
 use crate::log::{Found, Log, Ticket, Topic};
@@ -44,6 +46,7 @@ pub struct Client {
     /// What it gets before all else.
     opening: Option<Bytes>,
     heartbeat: Bytes,
+    tally: Option<Box<Tally>>,
     position: i64,
     /// Whether the first page is still to come and is to begin with the oldest event there is.
     from_oldest: bool,
@@ -59,6 +62,13 @@ pub struct Client {
     ended: bool,
 }
 
+/// What the end of a compressed stream tells of it.
+struct Tally {
+    /// Of all that it has been handed out.
+    sum: Sum,
+    heartbeat: Sum,
+}
+
 impl Client {
     /// A client that has joined at `head` and wants what follows `position`.
     pub fn new(
@@ -70,6 +80,17 @@ impl Client {
         opening: Bytes,
         heartbeat: Bytes,
     ) -> Self {
+        let coding = member.log.topic.coding;
+        let tally = (coding == Coding::Gzip).then(|| {
+            Box::new(Tally {
+                sum: Sum::default(),
+                heartbeat: Sum::of(&heartbeat),
+            })
+        });
+        let heartbeat = match coding {
+            Coding::Identity => heartbeat,
+            Coding::Gzip => gzip::stored(&heartbeat),
+        };
         Self {
             hub,
             reader,
@@ -77,6 +98,7 @@ impl Client {
             member,
             opening: Some(opening),
             heartbeat,
+            tally,
             position,
             from_oldest: position == 0 && head > 0,
             page: None,
@@ -92,6 +114,9 @@ impl Client {
     pub fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
         self.behind = false;
         if let Some(opening) = self.opening.take() {
+            if self.tally.is_some() {
+                self.put(gzip::HEADER, out);
+            }
             self.say(opening, out);
             return Poll::Ready(true);
         }
@@ -161,6 +186,7 @@ impl Client {
                 }
                 Found::Beat(head) if size == 0 => {
                     self.position = self.position.max(head);
+                    self.beaten();
                     return out.push(self.heartbeat.clone());
                 }
                 Found::Nothing if size == 0 && self.hub.is_closed() => return self.end(out),
@@ -171,14 +197,26 @@ impl Client {
 
     fn hand_out(&mut self, chunk: &Chunk, out: &mut Vec<Bytes>) -> usize {
         let before = out.len();
-        let events = chunk.put_after(self.position, self.chunked, out);
+        let (events, sum) = chunk.put_after(self.position, self.chunked, out);
+        self.coded(sum);
         self.position = chunk.to;
         self.admission.count(events);
         out[before..].iter().map(Bytes::len).sum()
     }
 
     /// What it gets beside the stream.
-    fn say(&self, bytes: Bytes, out: &mut Vec<Bytes>) {
+    fn say(&mut self, text: Bytes, out: &mut Vec<Bytes>) {
+        let coded = match self.topic().coding {
+            Coding::Identity => text,
+            Coding::Gzip => {
+                self.coded(Sum::of(&text));
+                gzip::stored(&text)
+            }
+        };
+        self.put(coded, out);
+    }
+
+    fn put(&self, bytes: Bytes, out: &mut Vec<Bytes>) {
         out.push(match self.chunked {
             true => chunk::chunked(&bytes),
             false => bytes,
@@ -189,6 +227,9 @@ impl Client {
         self.ended = true;
         let cause = Cause::now(&self.hub);
         self.say(self.topic().format.farewell(cause), out);
+        if let Some(tally) = &self.tally {
+            self.put(gzip::end(tally.sum), out);
+        }
         if self.chunked {
             out.push(chunk::LAST);
         }
@@ -232,6 +273,20 @@ impl Client {
     pub fn moved(&mut self, to: i64, beats: u32) {
         self.position = self.position.max(to);
         self.member.ticket.beats = beats;
+    }
+
+    /// It has been given what adds this to a compressed stream.
+    pub fn coded(&mut self, sum: Sum) {
+        if let Some(tally) = &mut self.tally {
+            tally.sum = tally.sum.then(sum);
+        }
+    }
+
+    /// It has been given a heartbeat.
+    pub fn beaten(&mut self) {
+        if let Some(tally) = &mut self.tally {
+            tally.sum = tally.sum.then(tally.heartbeat);
+        }
     }
 
     /// So many events have been handed out, to it or to others.
