@@ -7,6 +7,7 @@ mod behind_nginx;
 mod browser;
 mod checking;
 mod clients;
+mod compression;
 mod cursors;
 mod dead_letters;
 mod embedded;
