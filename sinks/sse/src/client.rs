@@ -46,6 +46,7 @@ pub struct Client {
     /// What it gets before all else.
     opening: Option<Bytes>,
     heartbeat: Bytes,
+    /// Where the stream is compressed.
     tally: Option<Box<Tally>>,
     position: i64,
     /// Whether the first page is still to come and is to begin with the oldest event there is.
@@ -80,16 +81,15 @@ impl Client {
         opening: Bytes,
         heartbeat: Bytes,
     ) -> Self {
-        let coding = member.log.topic.coding;
-        let tally = (coding == Coding::Gzip).then(|| {
-            Box::new(Tally {
-                sum: Sum::default(),
-                heartbeat: Sum::of(&heartbeat),
-            })
-        });
-        let heartbeat = match coding {
-            Coding::Identity => heartbeat,
-            Coding::Gzip => gzip::stored(&heartbeat),
+        let (tally, heartbeat) = match member.log.topic.coding {
+            Coding::Identity => (None, heartbeat),
+            Coding::Gzip => {
+                let tally = Tally {
+                    sum: Sum::default(),
+                    heartbeat: Sum::of(&heartbeat),
+                };
+                (Some(Box::new(tally)), gzip::stored(&heartbeat))
+            }
         };
         Self {
             hub,
@@ -206,14 +206,11 @@ impl Client {
 
     /// What it gets beside the stream.
     fn say(&mut self, text: Bytes, out: &mut Vec<Bytes>) {
-        let coded = match self.topic().coding {
-            Coding::Identity => text,
-            Coding::Gzip => {
-                self.coded(Sum::of(&text));
-                gzip::stored(&text)
-            }
-        };
-        self.put(coded, out);
+        if self.tally.is_none() {
+            return self.put(text, out);
+        }
+        self.coded(Sum::of(&text));
+        self.put(gzip::stored(&text), out);
     }
 
     fn put(&self, bytes: Bytes, out: &mut Vec<Bytes>) {

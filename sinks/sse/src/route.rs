@@ -145,8 +145,8 @@ pub async fn serve(
     if shared.config.compression {
         wanted.coding = Coding::accepted(&headers);
     }
-    let coding = wanted.coding;
-    let respond = |body| respond(body, coding, shared.config.compression);
+    let (coding, varies) = (wanted.coding, shared.config.compression);
+    let respond = |body| respond(body, coding, varies);
     if method == Method::HEAD {
         return Ok(respond(Body::empty()));
     }
