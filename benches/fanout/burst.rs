@@ -27,15 +27,21 @@ pub async fn measure(servers: &Servers) -> anyhow::Result<()> {
         let name = format!("burst_{clients}_{events}");
         let mut herald = Separate::start(servers, &name, "").await?;
         let ours = run.measure(&mut herald).await?;
-        report(&herald, &ours);
+        report("herald", &ours);
         ensure!(ours.bytes == (FRAME, FRAME), "{:?} bytes", ours.bytes);
         ours.check()?;
+        drop(herald);
+        let name = format!("burst_gzip_{clients}_{events}");
+        let mut herald = Separate::start_compressed(servers, &name).await?;
+        let compressed = run.measure(&mut herald).await?;
+        report("gzip", &compressed);
+        compressed.check()?;
         drop(herald);
         let Some(mut nchan) = Nchan::start(15).await? else {
             continue;
         };
         let theirs = run.measure(&mut nchan).await?;
-        report(&nchan, &theirs);
+        report(Nchan::NAME, &theirs);
         println!(
             "  herald to Nchan: deliveries/s {:.2}, CPU {:.2}, memory {:.2}",
             ours.per_second() / theirs.per_second(),
@@ -46,11 +52,11 @@ pub async fn measure(servers: &Servers) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report<S: Server>(_: &S, figures: &Figures) {
+fn report(name: &str, figures: &Figures) {
     println!(
         "  {:<7} {:>8.0} deliveries/s   CPU {:>5.2} µs a delivery (the clients' own \
          {:.2})   memory at most {:>6.1} MB{}",
-        S::NAME,
+        name,
         figures.per_second(),
         figures.cpu(),
         figures.clients_cpu(),

@@ -25,6 +25,7 @@ pub struct Separate {
     _relay: Herald,
     pool: PgPool,
     emitted: usize,
+    compressed: bool,
 }
 
 impl Separate {
@@ -38,6 +39,16 @@ impl Separate {
             http: Herald::start(&url, &servers.redis, "http", &config)?,
             pool,
             emitted: 0,
+            compressed: false,
+        })
+    }
+
+    /// One whose clients ask for compressed streams.
+    pub async fn start_compressed(servers: &Servers, name: &str) -> anyhow::Result<Self> {
+        let started = Self::start(servers, name, "compression = true").await?;
+        Ok(Self {
+            compressed: true,
+            ..started
         })
     }
 
@@ -88,6 +99,13 @@ impl Server for Separate {
 
     fn address(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.http.address.parse()?)
+    }
+
+    fn headers(&self) -> &'static str {
+        match self.compressed {
+            true => "Accept-Encoding: gzip\r\n",
+            false => "",
+        }
     }
 
     fn path(&self, tenant: &str) -> String {

@@ -1,7 +1,8 @@
 //! What it costs to pass events on to many clients, beside a bare loop of writes and beside Nchan
 //! (a module of nginx, with one worker), in one run on one machine:
 //!
-//! 1. `burst`: events that come faster than they can be written, to 1,000 clients and to 5,000;
+//! 1. `burst`: events that come faster than they can be written, to 1,000 clients and to 5,000, and by
+//!    compressed streams (what pads them compresses better than anything real);
 //! 2. `paced`: 50 events a second to 1,000 clients;
 //! 3. `idle`: memory of 9,000 connections over which nothing goes but heartbeats;
 //! 4. `rates`: more and more events a second, all for one tenant or spread over 100;

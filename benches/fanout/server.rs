@@ -13,6 +13,11 @@ pub trait Server {
 
     fn address(&self) -> anyhow::Result<SocketAddr>;
 
+    /// More lines of the requests.
+    fn headers(&self) -> &'static str {
+        ""
+    }
+
     /// The path of a tenant's stream.
     fn path(&self, tenant: &str) -> String;
 
@@ -31,7 +36,7 @@ pub trait Server {
     fn clients(&self, count: usize, tenants: &Tenants) -> Vec<Wanted> {
         (0..count)
             .map(|client| Wanted {
-                request: request(&self.path(tenants.name(client))),
+                request: request(&self.path(tenants.name(client))) + self.headers(),
                 after: tenants.last(client),
             })
             .collect()

@@ -1,14 +1,16 @@
 //! An event stream as it comes over a connection, in whatever pieces: the response's head, then
-//! blocks of lines, with or without chunks around them (RFC 9112, section 7.1).
+//! blocks of lines, compressed or not, with or without chunks around them (RFC 9112, section 7.1).
 //!
 //! ```text
 //! Head ──▶ Raw                         (until the connection is closed)
 //!   └────▶ Size ──▶ Chunk ──▶ After ──▶ Size … ──▶ End
 //! ```
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use flate2::write::GzDecoder;
 use memchr::{memchr, memmem};
 
 use crate::message::Stamp;
@@ -25,6 +27,7 @@ pub struct Event {
 #[derive(Default)]
 pub struct Wire {
     stage: Stage,
+    decoder: Option<Box<GzDecoder<Vec<u8>>>>,
     /// The head so far, or the beginning of a line whose end has not come.
     unfinished: Vec<u8>,
     block: Block,
@@ -82,7 +85,7 @@ impl Wire {
             match self.stage {
                 Stage::Head => bytes = self.head(bytes)?,
                 Stage::Raw => {
-                    self.text(bytes, each)?;
+                    self.body(bytes, each)?;
                     bytes = &[];
                 }
                 Stage::Size(size) => {
@@ -96,7 +99,7 @@ impl Wire {
                 }
                 Stage::Chunk(size) => {
                     let (chunk, rest) = bytes.split_at(size.min(bytes.len()));
-                    self.text(chunk, each)?;
+                    self.body(chunk, each)?;
                     self.stage = match size - chunk.len() {
                         0 => Stage::After,
                         left => Stage::Chunk(left),
@@ -129,8 +132,21 @@ impl Wire {
         } else {
             Stage::Raw
         };
+        if head.contains("\r\ncontent-encoding: gzip") {
+            self.decoder = Some(Box::new(GzDecoder::new(Vec::new())));
+        }
         self.unfinished.clear();
         Ok(&bytes[end + 4 - before..])
+    }
+
+    fn body(&mut self, bytes: &[u8], each: &mut impl FnMut(Event)) -> anyhow::Result<()> {
+        let Some(decoder) = &mut self.decoder else {
+            return self.text(bytes, each);
+        };
+        decoder.write_all(bytes)?;
+        decoder.flush()?;
+        let text = std::mem::take(decoder.get_mut());
+        self.text(&text, each)
     }
 
     fn text(&mut self, mut bytes: &[u8], each: &mut impl FnMut(Event)) -> anyhow::Result<()> {

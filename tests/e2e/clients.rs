@@ -22,10 +22,11 @@ const CUTS: usize = 4;
 
 /// A herald with the settings that the odd payloads need, and that no client can rely upon to get
 /// what was kept back: there is no heartbeat that would carry it along.
-fn home(config: &Config) -> Home {
+fn home(config: &Config, compression: bool) -> Home {
     let limit = format!("[http]\nmax_payload_bytes = {LARGEST}\n");
     let text = config.as_str().replace("[http]\n", &limit);
-    Home::with(&text.replace("kind = \"sse\"\n", "kind = \"sse\"\nheartbeat = \"10m\"\n"))
+    let sse = format!("kind = \"sse\"\nheartbeat = \"10m\"\ncompression = {compression}\n");
+    Home::with(&text.replace("kind = \"sse\"\n", &sse))
 }
 
 /// herald behind a proxy that cuts its streams.
@@ -37,8 +38,8 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(page: &'static str) -> Self {
-        let home = home(&Config::embedded().sse());
+    async fn set(page: &'static str, compression: bool) -> Self {
+        let home = home(&Config::embedded().sse(), compression);
         let herald = home.start().await;
         let random = StdRng::seed_from_u64(seed());
         let proxy = Proxy::start(&herald.api.base, page, random).await;
@@ -96,15 +97,26 @@ impl Stage {
         self.emit(end).await;
         self.emitted.pop();
     }
+
+    /// Every stream that was cut was compressed, or none was.
+    fn check_coding(&self, compression: bool) {
+        let (compressed, cuts) = (self.proxy.compressed(), self.proxy.cuts());
+        let holds = match compression {
+            true => compressed >= cuts,
+            false => compressed == 0,
+        };
+        assert!(holds, "{compressed} compressed streams, {cuts} cut");
+    }
 }
 
 /// Tells the story of a client that a command runs.
-async fn story(client: impl FnOnce(String) -> JoinHandle<Vec<Got>>) {
-    let mut stage = Stage::set("").await;
+async fn story(compression: bool, client: impl FnOnce(String) -> JoinHandle<Vec<Got>>) {
+    let mut stage = Stage::set("", compression).await;
     let client = client(stage.url());
     stage.emit_all().await;
     let got = within("the client sees the end", seconds(60), client).await;
     compare(&stage.emitted, &got.expect("the client is well"));
+    stage.check_coding(compression);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +124,15 @@ async fn the_eventsource_of_npm_has_every_odd_event_once() {
     let Some(command) = node("eventsource") else {
         return;
     };
-    story(|url| tokio::spawn(run(command, url))).await;
+    story(false, |url| tokio::spawn(run(command, url))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_eventsource_of_npm_has_every_odd_event_once_compressed() {
+    let Some(command) = node("eventsource") else {
+        return;
+    };
+    story(true, |url| tokio::spawn(run(command, url))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +140,7 @@ async fn the_fetch_event_source_of_npm_has_every_odd_event_once() {
     let Some(command) = node("@microsoft/fetch-event-source") else {
         return;
     };
-    story(|url| tokio::spawn(run(command, url))).await;
+    story(false, |url| tokio::spawn(run(command, url))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +148,7 @@ async fn the_sseclient_of_pypi_has_every_odd_event_once() {
     let Some(command) = snake("sseclient-py") else {
         return;
     };
-    story(|url| tokio::spawn(run(command, url))).await;
+    story(false, |url| tokio::spawn(run(command, url))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +156,15 @@ async fn the_httpx_sse_of_pypi_has_every_odd_event_once() {
     let Some(command) = snake("httpx-sse") else {
         return;
     };
-    story(|url| tokio::spawn(run(command, url))).await;
+    story(false, |url| tokio::spawn(run(command, url))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_httpx_sse_of_pypi_has_every_odd_event_once_compressed() {
+    let Some(command) = snake("httpx-sse") else {
+        return;
+    };
+    story(true, |url| tokio::spawn(run(command, url))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,12 +172,27 @@ async fn curl_has_every_odd_event_once() {
     let Some(program) = given("curl", "HERALD_TEST_CURL") else {
         return;
     };
-    story(|url| tokio::spawn(curl(program, url))).await;
+    story(false, |url| {
+        tokio::spawn(async move { curl(program, &[], url).await })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_has_every_odd_event_once_compressed() {
+    let Some(program) = given("curl", "HERALD_TEST_CURL") else {
+        return;
+    };
+    let options = &["--compressed"];
+    story(true, |url| {
+        tokio::spawn(async move { curl(program, options, url).await })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_eventsource_client_of_crates_io_has_every_odd_event_once() {
-    story(|url| tokio::spawn(eventsource_client(url))).await;
+    story(false, |url| tokio::spawn(eventsource_client(url))).await;
 }
 
 /// What the browser runs.
@@ -171,7 +214,15 @@ async fn chromium_has_every_odd_event_once() {
     let Some(path) = given("Chromium", "HERALD_TEST_CHROMIUM") else {
         return;
     };
-    story_of_a_browser(|profile, url| chromium(&path, profile, url)).await;
+    browse(|profile, url| chromium(&path, profile, url), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_has_every_odd_event_once_compressed() {
+    let Some(path) = given("Chromium", "HERALD_TEST_CHROMIUM") else {
+        return;
+    };
+    browse(|profile, url| chromium(&path, profile, url), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,11 +230,19 @@ async fn firefox_has_every_odd_event_once() {
     let Some(path) = given("Firefox", "HERALD_TEST_FIREFOX") else {
         return;
     };
-    story_of_a_browser(|profile, url| firefox(&path, profile, url)).await;
+    browse(|profile, url| firefox(&path, profile, url), false).await;
 }
 
-async fn story_of_a_browser(start: impl FnOnce(&TempDir, &str) -> Browser) {
-    let mut stage = Stage::set(PAGE).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn firefox_has_every_odd_event_once_compressed() {
+    let Some(path) = given("Firefox", "HERALD_TEST_FIREFOX") else {
+        return;
+    };
+    browse(|profile, url| firefox(&path, profile, url), true).await;
+}
+
+async fn browse(start: impl FnOnce(&TempDir, &str) -> Browser, compression: bool) {
+    let mut stage = Stage::set(PAGE, compression).await;
     let profile = TempDir::new().expect("a temporary folder");
     let url = stage.url().replace("/sse?", "/test-page?");
     let _browser = start(&profile, &url);
@@ -196,6 +255,7 @@ async fn story_of_a_browser(start: impl FnOnce(&TempDir, &str) -> Browser) {
         &stage.emitted,
         &got.iter().map(Got::read).collect::<Vec<_>>(),
     );
+    stage.check_coding(compression);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +264,7 @@ async fn every_odd_event_comes_through_postgresql_and_redis_to_the_letter() {
         return;
     };
     let database = Database::create(&server).await;
-    let home = home(&Config::new(&database.url, &redis).sse());
+    let home = home(&Config::new(&database.url, &redis).sse(), false);
     let herald = home.start().await;
     let query = format!("tenantId={TENANT}&after=0");
     let mut stream = Sse::open(&herald.api, &query, None)

@@ -60,8 +60,9 @@ pub async fn run(mut command: Command, url: String) -> Vec<Got> {
 }
 
 /// What a script around curl does: starts it again, with the last id that it saw. By HTTP/1.0, in
-/// which a stream has no chunks and ends with its connection, and by HTTP/1.1 in turn.
-pub async fn curl(program: String, url: String) -> Vec<Got> {
+/// which a stream has no chunks and ends with its connection, and by HTTP/1.1 in turn; with more
+/// `options`.
+pub async fn curl(program: String, options: &[&str], url: String) -> Vec<Got> {
     let mut got: Vec<Got> = Vec::new();
     let mut pause = interval(Duration::from_millis(200));
     for version in ["--http1.1", "--http1.0"].iter().cycle() {
@@ -76,6 +77,7 @@ pub async fn curl(program: String, url: String) -> Vec<Got> {
             version,
             &url,
         ]);
+        command.args(options);
         if let Some(last) = got.last() {
             command
                 .arg("--header")

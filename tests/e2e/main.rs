@@ -8,6 +8,7 @@ mod browser;
 mod browser_client;
 mod checking;
 mod clients;
+mod compression;
 mod cursors;
 mod cut_browsers;
 mod dead_letters;

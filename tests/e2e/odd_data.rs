@@ -1,6 +1,8 @@
 //! Payloads that an event stream, a parser of one or a JSON parser may stumble over, and whether
 //! they came out as they went in.
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
 /// The largest payload of the table, and so `http.max_payload_bytes` of whoever is given it.
@@ -83,10 +85,16 @@ pub fn small() -> Vec<Odd> {
     rows
 }
 
-/// Rows of 900 KB: letters, and characters of four bytes, which chunks and buffers of any usual size
-/// cut in the middle.
+/// Rows of 900 KB: letters in an order that no compression makes much smaller, one letter, and
+/// characters of four bytes, which chunks and buffers of any usual size cut in the middle.
 pub fn large() -> Vec<Odd> {
+    let mut random = StdRng::seed_from_u64(1);
+    let letters = (0..900_000).map(|_| char::from(random.random_range(b'a'..=b'z')));
     vec![
+        Odd {
+            kind: "large.random",
+            payload: format!("\"{}\"", letters.collect::<String>()),
+        },
         Odd {
             kind: "large.letters",
             payload: format!("{{\"text\":\"{}\"}}", "x".repeat(900_000)),

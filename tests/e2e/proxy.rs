@@ -11,9 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+/// What the head of a compressed stream has.
+const COMPRESSED: &str = "\r\ncontent-encoding: gzip\r\n";
+
 #[derive(Debug, Default)]
 struct Counts {
     streams: AtomicUsize,
+    compressed: AtomicUsize,
     cuts: AtomicUsize,
     gentle: AtomicBool,
 }
@@ -58,6 +62,11 @@ impl Proxy {
     /// Event streams opened so far.
     pub fn streams(&self) -> usize {
         self.counts.streams.load(Ordering::SeqCst)
+    }
+
+    /// Event streams so far that were compressed.
+    pub fn compressed(&self) -> usize {
+        self.counts.compressed.load(Ordering::SeqCst)
     }
 
     /// Event streams cut so far.
@@ -129,6 +138,10 @@ async fn pass_on(
         let read = server.read(&mut chunk).await?;
         if read == 0 {
             return Ok(());
+        }
+        // herald writes the head of a response at once.
+        if passed == 0 && String::from_utf8_lossy(&chunk[..read]).contains(COMPRESSED) {
+            counts.compressed.fetch_add(1, Ordering::SeqCst);
         }
         let left = if counts.gentle.load(Ordering::SeqCst) {
             usize::MAX

@@ -1,11 +1,13 @@
 //! Frames of one stream, one after the other in one buffer, that all of its clients share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::budget::Budget;
+use crate::coding::Coding;
 use crate::frame::Format;
+use crate::gzip::{self, Sum};
 
 /// Frames are put together up to this size, in bytes; a larger one is a chunk of its own.
 pub const SIZE: usize = 64 * 1024;
@@ -15,10 +17,13 @@ pub const LAST: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
 /// The bytes as one chunk of a response (RFC 9112 §7.1).
 pub fn chunked(bytes: &[u8]) -> Bytes {
-    let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
-    chunk.extend_from_slice(bytes);
-    chunk.extend_from_slice(b"\r\n");
-    chunk.into()
+    [size_line(bytes.len()).as_bytes(), bytes, b"\r\n"]
+        .concat()
+        .into()
+}
+
+fn size_line(size: usize) -> String {
+    format!("{size:x}\r\n")
 }
 
 /// Everything of a stream with `from < seq <= to`.
@@ -28,12 +33,46 @@ pub struct Chunk {
     pub to: i64,
     /// Events up to here may have been deleted before this was read.
     pub expired: i64,
-    /// The frames, between what makes them one chunk of a response where the format has that.
+    /// The frames, between what makes them one chunk of a response where the format has that and
+    /// they are not compressed.
     bytes: Bytes,
     /// Where the first frame begins.
     begin: usize,
     /// The `seq` of each frame, and where it ends.
     ends: Box<[(i64, usize)]>,
+    /// The same compressed, where the stream is.
+    packed: Option<Packed>,
+}
+
+/// A chunk's frames as one compressed unit, which is a third of what the frames were one by one. It
+/// is made when the first client gets it, by that client's task or wave: not under the lock that
+/// all streams share, and not at all where nobody is there to get it.
+#[derive(Debug)]
+struct Packed {
+    budget: Arc<Budget>,
+    made: OnceLock<Whole>,
+}
+
+/// All frames of a chunk, compressed, as a chunk of a response.
+#[derive(Debug)]
+struct Whole {
+    bytes: Bytes,
+    /// Where the blocks begin in it. They end where the last line end begins.
+    begin: usize,
+    sum: Sum,
+}
+
+impl Packed {
+    fn whole(&self, frames: &[u8]) -> &Whole {
+        self.made.get_or_init(|| {
+            let blocks = gzip::compressed(frames);
+            Whole {
+                bytes: self.budget.charge(chunked(&blocks)),
+                begin: size_line(blocks.len()).len(),
+                sum: Sum::of(frames),
+            }
+        })
+    }
 }
 
 impl Chunk {
@@ -46,6 +85,7 @@ impl Chunk {
             bytes: Bytes::new(),
             begin: 0,
             ends: Box::default(),
+            packed: None,
         }
     }
 
@@ -66,21 +106,55 @@ impl Chunk {
     }
 
     /// Adds the frames after `position` to `out`, as a chunk of a response (RFC 9112 §7.1) if they
-    /// are to be `chunked`; how many they are.
-    pub fn put_after(&self, position: i64, chunked: bool, out: &mut Vec<Bytes>) -> usize {
+    /// are to be `chunked`; how many they are, and of compressed ones the sum.
+    pub fn put_after(&self, position: i64, chunked: bool, out: &mut Vec<Bytes>) -> (usize, Sum) {
         let (begin, count) = self.find(position);
         let Some((_, end)) = self.ends.last().filter(|_| count > 0) else {
-            return 0;
+            return (0, Sum::default());
         };
+        if let Some(packed) = &self.packed {
+            let sum = self.put_compressed(packed, begin, chunked, out);
+            return (count, sum);
+        }
         match chunked {
             false => out.push(self.bytes.slice(begin..*end)),
             true if begin == self.begin => out.push(self.bytes.clone()),
             true => {
-                out.push(format!("{:x}\r\n", end - begin).into());
+                out.push(size_line(end - begin).into());
                 out.push(self.bytes.slice(begin..));
             }
         }
-        count
+        (count, Sum::default())
+    }
+
+    /// A client that begins within the chunk, which is once in a replay, gets what follows as it
+    /// is: that costs the server less than to compress it for one, and is shared too.
+    fn put_compressed(
+        &self,
+        packed: &Packed,
+        begin: usize,
+        chunked: bool,
+        out: &mut Vec<Bytes>,
+    ) -> Sum {
+        if begin == self.begin {
+            let whole = packed.whole(&self.bytes);
+            out.push(match chunked {
+                true => whole.bytes.clone(),
+                false => whole.bytes.slice(whole.begin..whole.bytes.len() - 2),
+            });
+            return whole.sum;
+        }
+        let rest = self.bytes.slice(begin..);
+        let sum = Sum::of(&rest);
+        let pieces = gzip::stored_pieces(rest);
+        if chunked {
+            out.push(size_line(pieces.iter().map(Bytes::len).sum()).into());
+        }
+        out.extend(pieces);
+        if chunked {
+            out.push(Bytes::from_static(b"\r\n"));
+        }
+        sum
     }
 }
 
@@ -89,6 +163,7 @@ impl Chunk {
 pub struct Builder {
     from: i64,
     format: Format,
+    coding: Coding,
     frames: Vec<(i64, Bytes)>,
     size: usize,
     chunks: Vec<Chunk>,
@@ -96,10 +171,11 @@ pub struct Builder {
 
 impl Builder {
     /// The first chunk follows `from`.
-    pub fn new(from: i64, format: Format) -> Self {
+    pub fn new(from: i64, format: Format, coding: Coding) -> Self {
         Self {
             from,
             format,
+            coding,
             frames: Vec::new(),
             size: 0,
             chunks: Vec::new(),
@@ -121,9 +197,9 @@ impl Builder {
         let Some(to) = frames.last().map(|(seq, _)| *seq) else {
             return;
         };
-        let size_line = match self.format {
-            Format::Sse | Format::Named => format!("{size:x}\r\n"),
-            Format::WebSocket => String::new(),
+        let size_line = match (self.format, self.coding) {
+            (Format::Sse | Format::Named, Coding::Identity) => size_line(size),
+            (Format::WebSocket, _) | (_, Coding::Gzip) => String::new(),
         };
         let begin = size_line.len();
         let mut end = begin;
@@ -144,6 +220,10 @@ impl Builder {
             bytes: budget.charge(bytes.freeze()),
             begin,
             ends,
+            packed: (self.coding == Coding::Gzip).then(|| Packed {
+                budget: budget.clone(),
+                made: OnceLock::new(),
+            }),
             ..Chunk::empty(std::mem::replace(&mut self.from, to), to)
         });
     }
@@ -176,7 +256,7 @@ mod tests {
     #[test]
     fn frames_are_put_together_and_found_again_by_their_place() {
         let budget = Arc::new(Budget::new(1 << 20));
-        let mut builder = Builder::new(10, Format::Sse);
+        let mut builder = Builder::new(10, Format::Sse, Coding::Identity);
         for (seq, frame) in [(12, "aa"), (15, "b"), (16, "cccc")] {
             builder.push(seq, Bytes::from_static(frame.as_bytes()), &budget);
         }
@@ -187,7 +267,8 @@ mod tests {
         assert!(chunks.iter().all(|chunk| chunk.expired == 7));
         let after = |position, chunked| {
             let mut out = Vec::new();
-            let count = chunks[0].put_after(position, chunked, &mut out);
+            let (count, sum) = chunks[0].put_after(position, chunked, &mut out);
+            assert!(sum.is_empty());
             (String::from_utf8(out.concat()).expect("text"), count)
         };
         for (position, rest, count) in [(9, "aabcccc", 3), (12, "bcccc", 2), (15, "cccc", 1)] {
@@ -198,8 +279,54 @@ mod tests {
         assert_eq!(after(16, true), (String::new(), 0));
         drop(chunks);
         assert_eq!(budget.used(), 0);
-        let nothing = Builder::new(3, Format::Sse).finish_page(9, 0, &budget);
+        let builder = || Builder::new(3, Format::Sse, Coding::Identity);
+        let nothing = builder().finish_page(9, 0, &budget);
         assert_eq!((nothing.len(), nothing[0].from, nothing[0].to), (1, 3, 9));
-        assert!(Builder::new(3, Format::Sse).finish(&budget).is_empty());
+        assert!(builder().finish(&budget).is_empty());
+    }
+
+    #[test]
+    fn a_chunk_is_compressed_once_for_all_and_counts_as_long_as_anybody_holds_it() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let mut builder = Builder::new(0, Format::Sse, Coding::Gzip);
+        let frame = "id: 01JD5Z\ndata: {\"orderId\":7}\n\n".repeat(100);
+        for seq in 1..=3 {
+            builder.push(seq, frame.clone().into(), &budget);
+        }
+        let mut chunks = builder.finish(&budget);
+        let (chunk, plain) = (chunks.remove(0), frame.len() * 3);
+        assert_eq!(budget.used(), plain, "before anybody has it");
+        let after = |position, chunked| {
+            let mut out = Vec::new();
+            let (count, sum) = chunk.put_after(position, chunked, &mut out);
+            (out, count, sum)
+        };
+        let (first, second) = (after(0, true), after(0, true));
+        assert_eq!(first.0[0].as_ptr(), second.0[0].as_ptr());
+        assert_eq!(budget.used(), plain + first.0[0].len());
+        assert!(first.0[0].len() < plain / 10);
+        for position in 0..=3 {
+            let (pieces, count, sum) = after(position, false);
+            let rest = frame.repeat(count);
+            assert_eq!(
+                (count as i64, sum),
+                (3 - position, Sum::of(rest.as_bytes()))
+            );
+            let blocks = pieces.concat();
+            let whole = [&gzip::HEADER, &blocks[..], &gzip::end(sum)].concat();
+            let mut text = String::new();
+            let mut decoder = flate2::read::GzDecoder::new(&whole[..]);
+            std::io::Read::read_to_string(&mut decoder, &mut text).expect("gzip");
+            assert_eq!(text, rest);
+            let expected = match count {
+                0 => Vec::new(),
+                _ => chunked(&blocks).to_vec(),
+            };
+            assert_eq!(after(position, true).0.concat(), expected);
+        }
+        let mut held = first.0;
+        drop((chunk, second));
+        assert_eq!(budget.used(), held.remove(0).len());
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -32,7 +32,9 @@ use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::chunk::{self, Chunk, SIZE};
+use crate::coding::Coding;
 use crate::frame::Cause;
+use crate::gzip::{self, Sum};
 use crate::history::Reader;
 use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Term};
@@ -48,6 +50,8 @@ pub struct Client {
     heartbeat: Bytes,
     /// How long it may stay, where there is an end to that.
     lease: Option<Box<Lease>>,
+    /// Where the stream is compressed.
+    tally: Option<Box<Tally>>,
     position: i64,
     /// Whether the first page is still to come and is to begin with the oldest event there is.
     from_oldest: bool,
@@ -63,6 +67,13 @@ pub struct Client {
     ended: bool,
 }
 
+/// What the end of a compressed stream tells of it.
+struct Tally {
+    /// Of all that it has been handed out.
+    sum: Sum,
+    heartbeat: Sum,
+}
+
 impl Client {
     /// A client that has joined at `head` and wants what follows `position`.
     pub fn new(
@@ -74,6 +85,16 @@ impl Client {
         opening: Bytes,
         heartbeat: Bytes,
     ) -> Self {
+        let (tally, heartbeat) = match member.log.topic.coding {
+            Coding::Identity => (None, heartbeat),
+            Coding::Gzip => {
+                let tally = Tally {
+                    sum: Sum::default(),
+                    heartbeat: Sum::of(&heartbeat),
+                };
+                (Some(Box::new(tally)), gzip::stored(&heartbeat))
+            }
+        };
         Self {
             hub,
             reader,
@@ -82,6 +103,7 @@ impl Client {
             opening: Some(opening),
             heartbeat,
             lease: None,
+            tally,
             position,
             from_oldest: position == 0 && head > 0,
             page: None,
@@ -97,6 +119,9 @@ impl Client {
     pub fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>) -> Poll<bool> {
         self.behind = false;
         if let Some(opening) = self.opening.take() {
+            if self.tally.is_some() {
+                self.put(gzip::HEADER, out);
+            }
             self.say(opening, out);
             return Poll::Ready(true);
         }
@@ -173,6 +198,7 @@ impl Client {
                 }
                 Found::Beat(head) if size == 0 => {
                     self.position = self.position.max(head);
+                    self.beaten();
                     return out.push(self.heartbeat.clone());
                 }
                 Found::Nothing if size == 0 && self.hub.is_closed() => return self.send_away(out),
@@ -183,14 +209,23 @@ impl Client {
 
     fn hand_out(&mut self, chunk: &Chunk, out: &mut Vec<Bytes>) -> usize {
         let before = out.len();
-        let events = chunk.put_after(self.position, self.chunked, out);
+        let (events, sum) = chunk.put_after(self.position, self.chunked, out);
+        self.coded(sum);
         self.position = chunk.to;
         self.admission.count(events);
         out[before..].iter().map(Bytes::len).sum()
     }
 
     /// What it gets beside the stream.
-    fn say(&self, bytes: Bytes, out: &mut Vec<Bytes>) {
+    fn say(&mut self, text: Bytes, out: &mut Vec<Bytes>) {
+        if self.tally.is_none() {
+            return self.put(text, out);
+        }
+        self.coded(Sum::of(&text));
+        self.put(gzip::stored(&text), out);
+    }
+
+    fn put(&self, bytes: Bytes, out: &mut Vec<Bytes>) {
         out.push(match self.chunked {
             true => chunk::chunked(&bytes),
             false => bytes,
@@ -205,6 +240,9 @@ impl Client {
     fn end(&mut self, last: Bytes, out: &mut Vec<Bytes>) {
         self.ended = true;
         self.say(last, out);
+        if let Some(tally) = &self.tally {
+            self.put(gzip::end(tally.sum), out);
+        }
         if self.chunked {
             out.push(chunk::LAST);
         }
@@ -262,6 +300,20 @@ impl Client {
     pub fn moved(&mut self, to: i64, beats: u32) {
         self.position = self.position.max(to);
         self.member.ticket.beats = beats;
+    }
+
+    /// It has been given what adds this to a compressed stream.
+    pub fn coded(&mut self, sum: Sum) {
+        if let Some(tally) = &mut self.tally {
+            tally.sum = tally.sum.then(sum);
+        }
+    }
+
+    /// It has been given a heartbeat.
+    pub fn beaten(&mut self) {
+        if let Some(tally) = &mut self.tally {
+            tally.sum = tally.sum.then(tally.heartbeat);
+        }
     }
 
     /// So many events have been handed out, to it or to others.

@@ -29,6 +29,8 @@ pub struct Config {
     /// A client that takes nothing for so long is sent away; it comes back with its cursor.
     #[serde(with = "duration")]
     pub send_timeout: Duration,
+    /// Whether streams are compressed for clients that ask for it.
+    pub compression: bool,
     /// Clients connected at once; those beyond are told to come back later.
     pub max_clients: usize,
     /// Of those, of one tenant.
@@ -47,6 +49,7 @@ impl Default for Config {
             buffer: 1024,
             memory_bytes: 64 << 20,
             send_timeout: Duration::from_secs(60),
+            compression: false,
             max_clients: 10_000,
             max_clients_per_tenant: 10_000,
             max_clients_per_address: 10_000,

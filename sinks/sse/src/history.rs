@@ -145,6 +145,7 @@ impl Reader {
             tenant,
             types,
             format,
+            coding,
         } = &log.topic;
         let upto = hub.head();
         let (events, expired) = self
@@ -153,7 +154,7 @@ impl Reader {
                 Ok((page.await?, self.history.expired().await?))
             })
             .await?;
-        let mut builder = Builder::new(position, *format);
+        let mut builder = Builder::new(position, *format, *coding);
         for event in &events {
             builder.push(event.seq, Frame::new(event).bytes(*format), &hub.budget);
         }

@@ -113,7 +113,8 @@ impl Hub {
                 {
                     Some(known) => &mut builders[known].1,
                     None => {
-                        builders.push((log.clone(), Builder::new(log.end(), log.topic.format)));
+                        let Topic { format, coding, .. } = log.topic;
+                        builders.push((log.clone(), Builder::new(log.end(), format, coding)));
                         let last = builders.len() - 1;
                         &mut builders[last].1
                     }
@@ -246,6 +247,7 @@ impl Drop for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coding::Coding;
     use crate::frame::Format;
     use crate::log::Found;
 
@@ -262,6 +264,7 @@ mod tests {
             tenant: tenant.into(),
             types: herald_contract::TypeFilter::parse(types).expect("a filter"),
             format: Format::Sse,
+            coding: Coding::Identity,
         }
     }
 

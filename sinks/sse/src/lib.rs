@@ -8,7 +8,7 @@
 //!  database ──▶ history, page by page ──┘    in the stream       └──▶ stream: a body
 //! ```
 //!
-//! A stream is what all clients of one tenant with one filter get. Its frames stand one after the
+//! A stream is what all clients of one tenant with one filter get in one form. Its frames stand one after the
 //! other in chunks, which all of them share: a client is a place in them and a connection.
 //!
 //! - `hub`, `log`: joining a stream and reading the head are one step, so what is live and what is
@@ -17,6 +17,7 @@
 //!   neither holds up others nor loses anything.
 //! - `history`: reads of the database, bounded in number and time, shared by those of one stream.
 //! - `chunk`, `frame`: bytes. An event is serialised once a process.
+//! - `coding`, `gzip`: compressed streams. A chunk is compressed once, for all of its clients.
 //! - `budget`: what all of them may take.
 //! - `raw`, `stream`: from a client to its connection, or to a body where there is none of its own.
 //! - `transport`: what a connection is made of.
@@ -27,8 +28,10 @@ mod admission;
 mod budget;
 mod chunk;
 mod client;
+mod coding;
 mod config;
 mod frame;
+mod gzip;
 mod history;
 mod hub;
 mod lease;

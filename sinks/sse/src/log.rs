@@ -15,6 +15,7 @@ use herald_contract::TypeFilter;
 use tokio::time::Instant;
 
 use crate::chunk::Chunk;
+use crate::coding::Coding;
 use crate::frame::Format;
 use crate::wave::{self, Wave};
 
@@ -85,6 +86,7 @@ pub struct Topic {
     pub tenant: Arc<str>,
     pub types: TypeFilter,
     pub format: Format,
+    pub coding: Coding,
 }
 
 pub struct Log {

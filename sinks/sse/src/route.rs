@@ -26,11 +26,12 @@ use ulid::Ulid;
 
 use crate::admission::Admission;
 use crate::client::Client;
+use crate::coding::Coding;
 use crate::frame::{self, Cause, Format};
 use crate::log::Topic;
 use crate::stream::{self, EventStream};
 use crate::websocket::message;
-use crate::{Shared, raw, wave};
+use crate::{Shared, gzip, raw, wave};
 
 /// What an EventSource comes back with.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -52,6 +53,7 @@ pub struct Wanted {
     pub tenant: Arc<str>,
     pub types: TypeFilter,
     pub format: Format,
+    pub coding: Coding,
     /// Whether heartbeats are to be events, for a client that cannot see comments.
     pub ping: bool,
     /// Where the client is, if that is known.
@@ -98,6 +100,7 @@ impl Wanted {
             tenant: tenant.into(),
             types,
             format,
+            coding: Coding::Identity,
             ping,
             address: None,
             cursors,
@@ -154,10 +157,19 @@ pub async fn serve(
     };
     let mut wanted = Wanted::read(&access, &query, &headers)?;
     wanted.address = address.map(|Extension(ClientAddress(address))| address);
+    if shared.config.compression {
+        wanted.coding = Coding::accepted(&headers);
+    }
+    let (coding, varies) = (wanted.coding, shared.config.compression);
+    let respond = |body| respond(body, coding, varies);
     if method == Method::HEAD {
         return Ok(respond(Body::empty()));
     }
     let farewell = wanted.format.farewell(Cause::Busy);
+    let farewell = match coding {
+        Coding::Identity => farewell,
+        Coding::Gzip => gzip::whole(&farewell),
+    };
     let mut client = match open(&shared, wanted).await {
         Ok(Some(client)) => client,
         Ok(None) => return Ok(respond(farewell.into())),
@@ -195,14 +207,17 @@ fn begin(connection: Connection, mut client: Client, send_timeout: Duration) -> 
     }
 }
 
-fn respond(body: Body) -> Response {
+/// `varies` where others get another coding.
+fn respond(body: Body, coding: Coding, varies: bool) -> Response {
     let headers = [
         (header::CONTENT_TYPE.as_str(), "text/event-stream"),
         (header::CACHE_CONTROL.as_str(), "no-cache, no-transform"),
         // nginx buffers a response unless told not to.
         ("x-accel-buffering", "no"),
     ];
-    (headers, body).into_response()
+    let varies = varies.then_some([(header::VARY, "accept-encoding")]);
+    let coding = (coding == Coding::Gzip).then_some([(header::CONTENT_ENCODING, "gzip")]);
+    (headers, varies, coding, body).into_response()
 }
 
 /// Opens the stream; `None` when the client is to come back later.
@@ -226,6 +241,7 @@ pub async fn enter(
         tenant: wanted.tenant,
         types: wanted.types,
         format: wanted.format,
+        coding: wanted.coding,
     };
     let Some((member, head)) = shared.hub.join(topic) else {
         return Ok(None);

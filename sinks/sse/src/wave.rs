@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 
 use crate::chunk::SIZE;
 use crate::client::Client;
+use crate::gzip::Sum;
 use crate::log::{Found, Log};
 use crate::raw;
 use crate::transport::vectored;
@@ -297,6 +298,8 @@ enum News {
         pieces: Vec<Bytes>,
         to: i64,
         events: usize,
+        /// What they add to a compressed stream.
+        sum: Sum,
     },
     Beat(i64),
     Behind,
@@ -362,10 +365,13 @@ impl Known {
         ticket.beats = beats;
         let last = parked.client.hub.is_closed();
         let (mut pieces, mut to, mut events, mut size) = (Vec::new(), position, 0, 0);
+        let mut sum = Sum::default();
         let found = loop {
             match log.look(to, &mut ticket) {
                 Found::Chunk(chunk) if size == 0 || size + chunk.size() <= SIZE => {
-                    events += chunk.put_after(to, chunked, &mut pieces);
+                    let (more, adds) = chunk.put_after(to, chunked, &mut pieces);
+                    events += more;
+                    sum = sum.then(adds);
                     size += chunk.size();
                     to = chunk.to;
                 }
@@ -374,7 +380,12 @@ impl Known {
         };
         let more = matches!(found, Found::Chunk(_) | Found::Behind);
         let news = match found {
-            _ if size > 0 => News::Pieces { pieces, to, events },
+            _ if size > 0 => News::Pieces {
+                pieces,
+                to,
+                events,
+                sum,
+            },
             Found::Beat(head) => News::Beat(head),
             Found::Behind => News::Behind,
             Found::Chunk(_) | Found::Nothing => News::Nothing,
@@ -408,19 +419,31 @@ impl Parked {
                 // A client that cannot take it has something to read.
                 let heartbeat = self.client.heartbeat();
                 match send(&self.seat.connection, slice::from_ref(heartbeat)) {
-                    Ok(count) if count < heartbeat.len() => {
-                        return Some(vec![heartbeat.slice(count..)]);
+                    Ok(count) => {
+                        let rest = heartbeat.slice(count..);
+                        self.client.beaten();
+                        if !rest.is_empty() {
+                            return Some(vec![rest]);
+                        }
                     }
-                    Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(_) => return Some(Vec::new()),
                 }
             }
-            News::Pieces { pieces, to, events } => {
+            News::Pieces {
+                pieces,
+                to,
+                events,
+                sum,
+            } => {
                 match send(&self.seat.connection, pieces) {
                     Ok(count) => {
                         (self.position, self.beats) = (*to, known.after);
                         *counted += events;
+                        // Its client is elsewhere in the memory, and plain ones need it not.
+                        if !sum.is_empty() {
+                            self.client.coded(*sum);
+                        }
                         if count < pieces.iter().map(Bytes::len).sum() {
                             let mut rest = pieces.clone();
                             raw::advance(&mut rest, count);

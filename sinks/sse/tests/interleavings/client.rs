@@ -49,6 +49,7 @@ pub struct Client {
     pub tenant: usize,
     pub filter: usize,
     beginning: Beginning,
+    accepts: &'static str,
     /// What its URL asks for, once it has come.
     query: Option<String>,
     last_event_id: String,
@@ -61,11 +62,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new((tenant, filter, beginning): (usize, usize, Beginning)) -> Self {
+    pub fn new((tenant, filter, beginning, gzip): (usize, usize, Beginning, bool)) -> Self {
         Self {
             tenant,
             filter,
             beginning,
+            accepts: if gzip { "gzip" } else { "identity" },
             query: None,
             last_event_id: String::new(),
             connection: Connection::None,
@@ -89,8 +91,11 @@ impl Client {
         }
         self.server = number;
         let (query, id) = (self.query.clone(), self.last_event_id.clone());
+        let accepts = self.accepts;
         self.connection = Connection::Opening(Box::pin(async move {
-            server.open(&query.unwrap_or_default(), &id).await
+            server
+                .open_in(&query.unwrap_or_default(), &id, accepts)
+                .await
         }));
     }
 

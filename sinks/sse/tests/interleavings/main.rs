@@ -34,8 +34,8 @@ pub struct Case {
     replay_page: usize,
     /// Tenant and type of the events to come.
     events: Vec<(usize, usize)>,
-    /// Tenant, filter and beginning of the clients.
-    clients: Vec<(usize, usize, Beginning)>,
+    /// Tenant, filter and beginning of the clients, and whether they accept compressed streams.
+    clients: Vec<(usize, usize, Beginning, bool)>,
     steps: Vec<Step>,
 }
 
@@ -97,7 +97,12 @@ fn step() -> impl Strategy<Value = Step> {
 fn case() -> impl Strategy<Value = Case> {
     let events = vec((0..TENANTS.len(), 0..KINDS.len()), 0..20);
     let clients = vec(
-        (0..TENANTS.len(), 0..FILTERS.len(), client::beginning()),
+        (
+            0..TENANTS.len(),
+            0..FILTERS.len(),
+            client::beginning(),
+            any::<bool>(),
+        ),
         1..4,
     );
     (1..6_usize, 1..6_usize, events, clients, vec(step(), 0..40)).prop_map(

@@ -38,6 +38,7 @@ impl World {
             config: Config {
                 buffer: case.buffer,
                 replay_page: case.replay_page,
+                compression: true,
                 ..Config::default()
             },
             feed,

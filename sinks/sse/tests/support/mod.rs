@@ -1,9 +1,11 @@
-//! A sink over a history in memory, and an EventSource that reads streams as a browser does.
+//! A sink over a history in memory, and an EventSource that reads streams, compressed ones too, as
+//! a browser does.
 //!
 //! The tests run on a paused clock: whoever waits for nothing that can come is found at once.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::http::{Request, StatusCode, header::HeaderMap};
+use flate2::write::GzDecoder;
 use herald_contract::{Broadcast as _, Event, Host};
 use herald_routes::Access;
 use herald_sse::{Config, Sse};
@@ -84,7 +87,12 @@ impl Server {
 
     /// The same, with nothing read yet.
     pub async fn open(&self, query: &str, last_event_id: &str) -> EventSource {
-        let mut request = Request::get(format!("/sse?{query}"));
+        self.open_in(query, last_event_id, "identity").await
+    }
+
+    /// The same, in one of the codings that the client accepts.
+    pub async fn open_in(&self, query: &str, last_event_id: &str, accepts: &str) -> EventSource {
+        let mut request = Request::get(format!("/sse?{query}")).header("Accept-Encoding", accepts);
         if !last_event_id.is_empty() {
             request = request.header("Last-Event-ID", last_event_id);
         }
@@ -118,6 +126,10 @@ impl Message {
 pub struct EventSource {
     pub headers: HeaderMap,
     body: Body,
+    /// Where the stream is compressed.
+    decoder: Option<GzDecoder<Vec<u8>>>,
+    /// All that was read, decoded.
+    pub text: Vec<u8>,
     rest: Vec<u8>,
     /// Becomes the last event's id with the blank line that ends its block.
     id: String,
@@ -134,9 +146,16 @@ pub struct EventSource {
 
 impl EventSource {
     fn new(headers: HeaderMap, body: Body) -> Self {
+        let coding = headers.get("content-encoding");
+        let decoder = coding.map(|coding| {
+            assert_eq!(coding, "gzip");
+            GzDecoder::new(Vec::new())
+        });
         Self {
             headers,
             body,
+            decoder,
+            text: Vec::new(),
             rest: Vec::new(),
             id: String::new(),
             data: None,
@@ -161,8 +180,8 @@ impl EventSource {
     /// Reads one chunk.
     pub async fn pull(&mut self) {
         match self.raw().await {
-            Some(chunk) => self.feed(&chunk),
-            None => self.ended = true,
+            Some(chunk) => self.feed(&chunk, chunk.len()),
+            None => self.end(),
         }
     }
 
@@ -173,16 +192,39 @@ impl EventSource {
         match Pin::new(&mut self.body).poll_frame(&mut context) {
             Poll::Ready(Some(frame)) => {
                 let chunk = frame.expect("no error").into_data().expect("data");
-                self.feed(&chunk[..limit.min(chunk.len())]);
+                self.feed(&chunk, limit);
             }
-            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(None) => self.end(),
             Poll::Pending => {}
         }
     }
 
-    fn feed(&mut self, chunk: &[u8]) {
+    fn feed(&mut self, chunk: &[u8], limit: usize) {
         self.largest_chunk = self.largest_chunk.max(chunk.len());
-        self.rest.extend_from_slice(chunk);
+        let read = &chunk[..limit.min(chunk.len())];
+        match &mut self.decoder {
+            None => self.take(read),
+            Some(decoder) => {
+                decoder.write_all(read).expect("gzip");
+                decoder.flush().expect("gzip");
+                let text = std::mem::take(decoder.get_mut());
+                self.take(&text);
+            }
+        }
+    }
+
+    /// The stream is at its end, which a compressed one says, with a sum of it all.
+    fn end(&mut self) {
+        self.ended = true;
+        if let Some(decoder) = self.decoder.take() {
+            let rest = decoder.finish().expect("a whole stream");
+            assert!(rest.is_empty(), "it is decoded as it comes");
+        }
+    }
+
+    fn take(&mut self, text: &[u8]) {
+        self.text.extend_from_slice(text);
+        self.rest.extend_from_slice(text);
         let is_break = |byte: &u8| matches!(byte, b'\r' | b'\n');
         while let Some(end) = self.rest.iter().position(is_break) {
             let width = if self.rest[end..].starts_with(b"\r\n") {
