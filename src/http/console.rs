@@ -13,7 +13,11 @@ const TYPES: &str = "text/plain; charset=utf-8";
 /// Scripts and styles from here alone (CSP level 3), so that no payload can become one.
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-ancestors 'self'";
 
+/// A worker has the policy of its script, and herald may be elsewhere.
+const CLIENT_POLICY: &str = "default-src 'self'; connect-src *";
+
 pub(super) fn routes() -> Router {
+    let file = |kind, text| self::file(kind, POLICY, text);
     Router::new()
         .route("/", file(HTML, include_str!("console/index.html")))
         .route("/console.css", file(CSS, include_str!("console/style.css")))
@@ -35,12 +39,12 @@ pub(super) fn routes() -> Router {
 
 /// `import { connect } from "/client.js"`, and what that imports.
 fn client() -> Router {
-    let script = |text| file(SCRIPT, text);
+    let script = |text| file(SCRIPT, CLIENT_POLICY, text);
     Router::new()
         .route("/client.js", script(include_str!("client/client.js")))
         .route(
             "/client.d.ts",
-            file(TYPES, include_str!("client/client.d.ts")),
+            file(TYPES, CLIENT_POLICY, include_str!("client/client.d.ts")),
         )
         .route(
             "/client/channel.js",
@@ -58,12 +62,16 @@ fn client() -> Router {
 }
 
 /// A file of the binary; asked for again each time, so that an upgrade is seen at once.
-fn file(kind: &'static str, text: &'static str) -> axum::routing::MethodRouter {
+fn file(
+    kind: &'static str,
+    policy: &'static str,
+    text: &'static str,
+) -> axum::routing::MethodRouter {
     get(async move || {
         let head = [
             (header::CONTENT_TYPE, kind),
             (header::CACHE_CONTROL, "no-cache"),
-            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::CONTENT_SECURITY_POLICY, policy),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
         (head, text).into_response()

@@ -7,6 +7,7 @@ use tokio::process::Command;
 
 use crate::browser::{Browser, chromium, firefox};
 use crate::harness::{Api, Config, Home, Turns, given, seconds, text};
+use crate::odd_data::{Odd, small};
 use crate::tabs::{Tab, Tabs, Way};
 
 const TENANT: &str = "acme";
@@ -29,6 +30,12 @@ fn is_open(tab: &Tab) -> bool {
         .is_some_and(|state| state.starts_with("open"))
 }
 
+/// Signs of life each second, so that it is soon noticed when there are none.
+fn home(config: &Config) -> Home {
+    let heartbeat = "kind = \"sse\"\nheartbeat = \"1s\"\n";
+    Home::with(&config.as_str().replace("kind = \"sse\"\n", heartbeat))
+}
+
 async fn emit(api: &Api, count: usize) -> Vec<String> {
     let event =
         json!({"tenantId": TENANT, "type": "order.paid", "payload": {"padding": "x".repeat(200)}});
@@ -40,9 +47,7 @@ async fn emit(api: &Api, count: usize) -> Vec<String> {
 
 /// A story in a browser with a herald behind it.
 async fn story(launch: impl FnOnce(&TempDir, &str) -> Browser) {
-    let config = Config::embedded().sse();
-    let heartbeat = "kind = \"sse\"\nheartbeat = \"1s\"\n";
-    let home = Home::with(&config.as_str().replace("kind = \"sse\"\n", heartbeat));
+    let home = home(&Config::embedded().sse());
     let herald = home.start().await;
     let mut tabs = Tabs::start(&herald.api, launch).await;
     tabs_share_one_connection(&mut tabs, &herald.api).await;
@@ -78,6 +83,12 @@ async fn tabs_share_one_connection(tabs: &mut Tabs, api: &Api) {
         }
     }
     tabs.go(Way::Open);
+    // Those that the other half of the story can read, too.
+    let is_read = |odd: &Odd| serde_json::from_str::<Value>(&odd.payload).is_ok();
+    for odd in small().into_iter().filter(is_read) {
+        let event = api.request("POST", "/events", &[], odd.request()).await;
+        all.push(text(&event.expect("an answer").expect(201), "eventId"));
+    }
     tabs.open("late", options(json!({"after": 0})), &[BUS])
         .await;
     all.extend(emit(api, 20).await);
@@ -213,6 +224,67 @@ async fn tabs_of_chromium_have_every_event_once_by_one_connection() {
 async fn tabs_of_firefox_have_every_event_once_by_one_connection() {
     if let Some(path) = given("Firefox", "HERALD_TEST_FIREFOX") {
         story(|profile, url| firefox(&path, profile, url)).await;
+    }
+}
+
+/// Tokens of two seconds, for a tab by SSE and one by WebSocket.
+async fn story_of_tokens(launch: impl FnOnce(&TempDir, &str) -> Browser) {
+    let auth =
+        "mode = \"jwt\"\nleeway = \"0s\"\nsecret = \"a secret of more than thirty-two bytes\"";
+    let home = home(&Config::embedded().sse().table("auth", auth));
+    let herald = home.start().await;
+    let token = async |scope, ttl| {
+        let args = ["token", "--tenant", TENANT, "--scope", scope, "--ttl", ttl];
+        home.succeed(&args).await.trim().to_owned()
+    };
+    let bearer = format!("Bearer {}", token("publish", "1h").await);
+    let headers = [("authorization", bearer.as_str())];
+    let emit = async || {
+        let event = json!({"tenantId": TENANT, "type": "order.paid", "payload": {}});
+        let body = event.to_string();
+        let answer = herald.api.request("POST", "/events", &headers, body).await;
+        text(&answer.expect("an answer").expect(201), "eventId")
+    };
+    let mut tabs = Tabs::start(&herald.api, launch).await;
+    tabs.give(token("subscribe", "2s").await);
+    let options = |by: &str| options(json!({"token": true, "after": 0, "transports": [by]}));
+    tabs.open("sse", options("sse"), &[]).await;
+    tabs.open("websocket", options("websocket"), &[]).await;
+    let mut all = Vec::new();
+    let mut turns = Turns::new("they ask for other tokens", seconds(60));
+    while tabs.tokens() < 6 {
+        turns.next().await;
+        tabs.give(token("subscribe", "2s").await);
+        all.push(emit().await);
+    }
+    tabs.give(token("subscribe", "1h").await);
+    all.push(emit().await);
+    for name in ["sse", "websocket"] {
+        let tab = tabs.until(name, "it has all", |tab| tab.events.len() >= all.len());
+        let tab = tab.await;
+        assert_eq!(tab.events, all, "{name}");
+        assert_eq!(tab.resets, [""; 0], "{name}");
+    }
+    tabs.open("without", json!({"tenantId": TENANT}), &[]).await;
+    let failed = |tab: &Tab| {
+        tab.states
+            .last()
+            .is_some_and(|state| state.starts_with("failed"))
+    };
+    tabs.until("without", "it is told why", failed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tabs_of_chromium_go_on_with_another_token() {
+    if let Some(path) = given("Chromium", "HERALD_TEST_CHROMIUM") {
+        story_of_tokens(|profile, url| chromium(&path, profile, url)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tabs_of_firefox_go_on_with_another_token() {
+    if let Some(path) = given("Firefox", "HERALD_TEST_FIREFOX") {
+        story_of_tokens(|profile, url| firefox(&path, profile, url)).await;
     }
 }
 

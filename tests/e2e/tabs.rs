@@ -38,6 +38,9 @@ struct Counts {
     way: watch::Sender<Way>,
     streams: AtomicUsize,
     cuts: AtomicUsize,
+    /// What `/token` answers, and how often it has.
+    token: watch::Sender<String>,
+    tokens: AtomicUsize,
 }
 
 pub struct Tabs {
@@ -66,6 +69,8 @@ impl Tabs {
             way: watch::Sender::new(Way::Open),
             streams: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
+            token: watch::Sender::default(),
+            tokens: AtomicUsize::new(0),
         });
         let (commands, taken) = mpsc::channel(1);
         let (give, results) = mpsc::channel(1);
@@ -117,6 +122,16 @@ impl Tabs {
 
     pub fn cuts(&self) -> usize {
         self.counts.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Tabs get this token from now on.
+    pub fn give(&self, token: String) {
+        self.counts.token.send_replace(token);
+    }
+
+    /// Tokens that tabs have asked for.
+    pub fn tokens(&self) -> usize {
+        self.counts.tokens.load(Ordering::SeqCst)
     }
 
     pub fn go(&self, way: Way) {
@@ -191,6 +206,10 @@ impl Proxy {
         let answer = match path {
             "/test-page" => page(PAGE),
             "/test-page-tab" => page(TAB),
+            "/token" => {
+                self.counts.tokens.fetch_add(1, Ordering::SeqCst);
+                ok("text/plain", &self.counts.token.borrow().clone())
+            }
             "/command" => match self.commands.lock().await.recv().await {
                 Some(command) => ok("application/json", &command.to_string()),
                 None => return Ok(()),
@@ -223,7 +242,7 @@ impl Proxy {
 
     /// Passes a stream on until either side ends it, or what is to become of streams ends it.
     async fn stream(&self, mut client: TcpStream, head: &str) -> std::io::Result<()> {
-        let by_sse = head.starts_with("GET /sse?");
+        let by_sse = head.contains(" /sse?");
         let mut way = self.counts.way.subscribe();
         let mut server = TcpStream::connect(&self.upstream).await?;
         let head = if by_sse { last(head) } else { head.to_owned() };
@@ -245,7 +264,9 @@ impl Proxy {
                     if read >= left {
                         self.counts.cuts.fetch_add(1, Ordering::SeqCst);
                     }
-                    if read == 0 || read >= left {
+                    // A handshake that fails leaves a connection for other requests.
+                    let refused = !by_sse && passed == read && !from.starts_with(b"HTTP/1.1 101");
+                    if read == 0 || read >= left || refused {
                         return Ok(());
                     }
                 }
