@@ -24,6 +24,10 @@ const GATHER: Duration = Duration::from_millis(50);
 /// How often it is looked for what a crash left waiting: in lanes, and for destinations.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// For rows whose time had come when a look took all that were due, and that it did not see: they
+/// were being written. Whatever comes later still, the look after a sweep finds.
+const UNSEEN: Duration = Duration::from_secs(10);
+
 /// Longer than any attempt that may be under way when the lease begins, twice.
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -31,12 +35,14 @@ impl Runner {
     /// Makes deliveries of what is due in the ledger.
     pub(super) async fn due(self: &Arc<Self>, done: mpsc::Sender<Done>) {
         let mut sweep_at = Instant::now();
+        let mut all_taken = None;
         while self.wait_until_open().await {
             if sweep_at <= Instant::now() {
                 sweep_at = Instant::now() + SWEEP;
+                all_taken = None;
                 self.sweep().await;
             }
-            let wait = match self.begin_due(&done).await {
+            let wait = match self.begin_due(&done, &mut all_taken).await {
                 Ok(wait) => wait,
                 Err(error) => {
                     self.failed("cannot read what is due", &error);
@@ -53,10 +59,12 @@ impl Runner {
         }
     }
 
-    /// Begins what is due and has room; how long until there may be more.
+    /// Begins what is due and has room; how long until there may be more. `all_taken` is when all
+    /// that was due was taken last.
     async fn begin_due(
         self: &Arc<Self>,
         done: &mpsc::Sender<Done>,
+        all_taken: &mut Option<Instant>,
     ) -> Result<Duration, BrokerError> {
         let name = &self.settings.name;
         // No more than can begin soon, or their lease would run out in our queue.
@@ -78,7 +86,12 @@ impl Runner {
                 return Ok(LOOK / 2);
             }
         }
-        let wait = self.store.ledger_wait(name).await?;
+        let now = Instant::now();
+        // What waits in a lane may be let go by others long after its time has come.
+        let unordered = self.settings.order.is_none();
+        let taken = all_taken.filter(|_| unordered);
+        let within = taken.map(|taken| now - taken + UNSEEN);
+        let wait = self.store.ledger_wait(name, within).await?;
         if wait != Some(Duration::ZERO) {
             return Ok(wait.unwrap_or(LOOK).clamp(GATHER, LOOK));
         }
@@ -92,7 +105,11 @@ impl Runner {
         }
         let lease = self.settings.attempt_timeout * 2 + LEASE;
         let leased_until = Instant::now() + lease - self.settings.attempt_timeout;
-        let due = self.store.ledger_due(name, lease, room, upto).await?;
+        let due = self.store.ledger_due(name, lease, room, upto, within);
+        let due = due.await?;
+        if due.len() < room {
+            *all_taken = Some(now);
+        }
         if due.is_empty() {
             return Ok(SOON);
         }

@@ -242,17 +242,24 @@ pub trait Store: Feed {
     /// Takes up to `limit` pending rows whose time has come, oldest first, and puts their next
     /// attempt off by `lease`, so that no other process takes them and a crash costs no more
     /// than that. Of a lane only the first pending row is taken, and none beyond `upto`, up to
-    /// where it is known that no row of a smaller `seq` is yet to come.
+    /// where it is known that no row of a smaller `seq` is yet to come. Rows whose time came longer
+    /// than `within` ago need not be found.
     async fn ledger_due(
         &self,
         sink: &str,
         lease: Duration,
         limit: usize,
         upto: Option<i64>,
+        within: Option<Duration>,
     ) -> Result<Vec<Due>, StoreError>;
 
-    /// How long until the sink's next pending row is due; zero if one is, `None` if none waits.
-    async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError>;
+    /// How long until the sink's next pending row is due; zero if one is, `None` if none waits. Rows
+    /// whose time came longer than `within` ago need not be found.
+    async fn ledger_wait(
+        &self,
+        sink: &str,
+        within: Option<Duration>,
+    ) -> Result<Option<Duration>, StoreError>;
 
     /// Makes due after `wait` what waits for this destination, at most `limit`; returns how many.
     async fn ledger_hasten(

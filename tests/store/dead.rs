@@ -206,7 +206,7 @@ pub async fn replay_makes_dead_letters_due_with_all_attempts_before_them(f: Arc<
     assert_eq!(meant(&f, &DeadFilter::default()).await, ["r2"]);
     let due = f
         .store
-        .ledger_due("email", Duration::from_secs(60), 10, None)
+        .ledger_due("email", Duration::from_secs(60), 10, None, None)
         .await
         .expect("taken");
     let mut replayed: Vec<_> = due

@@ -170,7 +170,7 @@ pub async fn a_first_pending_row_takes_nothing_from_the_process_that_was_first(f
     };
     let due = async || {
         let lease = Duration::from_secs(60);
-        let due = f.store.ledger_due("email", lease, 10, None).await;
+        let due = f.store.ledger_due("email", lease, 10, None, None).await;
         due.expect("taken").len()
     };
     let mut first = write(&e, "a", State::Pending);
@@ -215,7 +215,7 @@ pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {
     let hour = Duration::from_secs(3600);
     let due = async |sink, limit| {
         f.store
-            .ledger_due(sink, hour, limit, None)
+            .ledger_due(sink, hour, limit, None, None)
             .await
             .expect("taken")
     };
@@ -238,7 +238,7 @@ pub async fn due_rows_are_taken_once_and_leased(f: Arc<Fixture>) {
     assert_eq!(taken[0].history[0].cause, "first");
     let wait = f
         .store
-        .ledger_wait("email")
+        .ledger_wait("email", None)
         .await
         .expect("read")
         .expect("pending");
@@ -258,7 +258,7 @@ pub async fn processes_that_ask_at_once_take_each_due_row_once(f: Arc<Fixture>) 
         tokio::spawn(async move {
             let mut got = Vec::new();
             loop {
-                let due = store.ledger_due("email", Duration::from_secs(3600), 4, None);
+                let due = store.ledger_due("email", Duration::from_secs(3600), 4, None, None);
                 let due = due.await.expect("taken");
                 if due.is_empty() {
                     return got;
@@ -298,7 +298,7 @@ pub async fn a_stale_outcome_takes_nothing_back(f: Arc<Fixture>) {
     assert_eq!(record(State::Pending, 3, 5).await, (State::Pending, 3));
     // A process that hung through its lease says at last what came of the second attempt.
     assert_eq!(record(State::Pending, 2, 0).await, (State::Pending, 3));
-    let wait = f.store.ledger_wait("email").await.expect("read");
+    let wait = f.store.ledger_wait("email", None).await.expect("read");
     assert!(wait > Some(Duration::from_secs(4 * 3600)), "{wait:?}");
     // A delivery is one all the same.
     assert_eq!(record(State::Delivered, 2, 0).await, (State::Delivered, 3));
@@ -319,7 +319,7 @@ pub async fn a_row_is_due_when_its_time_has_come(f: Arc<Fixture>) {
     for _ in 0..500 {
         let due = f
             .store
-            .ledger_due("email", hour, 10, None)
+            .ledger_due("email", hour, 10, None, Some(hour))
             .await
             .expect("taken");
         if !due.is_empty() {
@@ -334,7 +334,8 @@ pub async fn a_row_is_due_when_its_time_has_come(f: Arc<Fixture>) {
 
 pub async fn the_wait_is_until_the_next_row_is_due(f: Arc<Fixture>) {
     let e = one(&f).await;
-    let wait = async || f.store.ledger_wait("email").await.expect("read");
+    let hour = Some(Duration::from_secs(3600));
+    let wait = async || f.store.ledger_wait("email", hour).await.expect("read");
     assert_eq!(wait().await, None);
     let mut later = write(&e, "later", State::Pending);
     later.retry_in = Duration::from_secs(1000);

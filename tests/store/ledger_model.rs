@@ -167,7 +167,7 @@ impl Life {
                 dead: model.count(sink, State::Dead).try_into().expect("few"),
             };
             prop_assert_eq!(counted.map_or_else(Default::default, |(_, n)| *n), expected);
-            let wait = self.f.store.ledger_wait(name).await.expect("read");
+            let wait = self.f.store.ledger_wait(name, None).await.expect("read");
             let wait = wait.map(|wait| whole_hours(TimeDelta::from_std(wait).expect("short")));
             prop_assert_eq!(wait, model.next(sink).map(|hour| (hour - model.now).max(0)));
         }

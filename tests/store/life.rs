@@ -73,7 +73,7 @@ impl Life {
 
     pub async fn take(&self, process: usize, sink: usize, limit: usize, lease: i64) -> Vec<Due> {
         self.processes[process]
-            .ledger_due(SINKS[sink], hours(lease), limit, None)
+            .ledger_due(SINKS[sink], hours(lease), limit, None, None)
             .await
             .expect("taken")
     }

@@ -23,7 +23,7 @@ async fn record(f: &Fixture, writes: &[LedgerWrite]) {
 }
 
 async fn due(f: &Fixture, upto: Option<i64>) -> Vec<Due> {
-    let due = f.store.ledger_due("email", LEASE, 100, upto).await;
+    let due = f.store.ledger_due("email", LEASE, 100, upto, None).await;
     due.expect("taken")
 }
 

@@ -69,12 +69,14 @@ WHERE d.state = 'pending' AND (excluded.state <> 'pending' OR excluded.attempts 
 );
 
 /// By `now()`, which bounds the index scan; `clock_timestamp()` changes from row to row, so that
-/// every pending row would be looked at.
+/// every pending row would be looked at. Bounded below too: until vacuum has come, the index still
+/// has every time at which the rows were due before.
 const DUE: &str = concat!(
     "
 WITH due AS (
     SELECT event_id, recipient FROM herald.deliveries d
     WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= now()
+      AND next_attempt_at > coalesce(now() - $5 * interval '1 second', '-infinity')
       AND (order_key IS NULL OR (($4::bigint IS NULL OR order_seq <= $4) AND ",
     none_before!("herald.", "d"),
     "))
@@ -94,7 +96,8 @@ ORDER BY f.seq"
 
 const WAIT: &str = "
 SELECT extract(epoch FROM min(next_attempt_at) - clock_timestamp())::float8
-FROM herald.deliveries WHERE sink = $1 AND state = 'pending'";
+FROM herald.deliveries WHERE sink = $1 AND state = 'pending'
+  AND next_attempt_at > coalesce(now() - $2 * interval '1 second', '-infinity')";
 
 const DELIVERIES: &str = concat!(
     "SELECT ",
@@ -220,19 +223,29 @@ impl Postgres {
         lease: Duration,
         limit: usize,
         upto: Option<i64>,
+        within: Option<Duration>,
     ) -> Result<Vec<Due>, StoreError> {
         let rows = sqlx::query(DUE)
             .bind(sink)
             .bind(lease.as_secs_f64())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .bind(upto)
+            .bind(within.map(|within| within.as_secs_f64()))
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(due).collect()
     }
 
-    pub(super) async fn read_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError> {
-        let row = sqlx::query(WAIT).bind(sink).fetch_one(&self.pool).await?;
+    pub(super) async fn read_wait(
+        &self,
+        sink: &str,
+        within: Option<Duration>,
+    ) -> Result<Option<Duration>, StoreError> {
+        let row = sqlx::query(WAIT)
+            .bind(sink)
+            .bind(within.map(|within| within.as_secs_f64()))
+            .fetch_one(&self.pool)
+            .await?;
         let seconds: Option<f64> = row.try_get(0)?;
         // A negative number of seconds is no duration: it is due.
         Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))

@@ -261,8 +261,10 @@ impl Store for Postgres {
         lease: Duration,
         limit: usize,
         upto: Option<i64>,
+        within: Option<Duration>,
     ) -> Result<Vec<Due>, StoreError> {
-        self.within(self.take_due(sink, lease, limit, upto)).await
+        self.within(self.take_due(sink, lease, limit, upto, within))
+            .await
     }
 
     async fn ledger_hasten(
@@ -288,8 +290,12 @@ impl Store for Postgres {
         self.within(self.release_all(sink)).await
     }
 
-    async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError> {
-        self.within(self.read_wait(sink)).await
+    async fn ledger_wait(
+        &self,
+        sink: &str,
+        within: Option<Duration>,
+    ) -> Result<Option<Duration>, StoreError> {
+        self.within(self.read_wait(sink, within)).await
     }
 
     async fn deliveries(&self, event: Ulid) -> Result<Vec<LedgerRow>, StoreError> {

@@ -274,6 +274,7 @@ impl Store for Sqlite {
         lease: Duration,
         limit: usize,
         upto: Option<i64>,
+        _within: Option<Duration>,
     ) -> Result<Vec<Due>, StoreError> {
         self.within(self.take_due(sink, lease, limit, upto)).await
     }
@@ -301,7 +302,11 @@ impl Store for Sqlite {
         self.within(self.release_all(sink)).await
     }
 
-    async fn ledger_wait(&self, sink: &str) -> Result<Option<Duration>, StoreError> {
+    async fn ledger_wait(
+        &self,
+        sink: &str,
+        _within: Option<Duration>,
+    ) -> Result<Option<Duration>, StoreError> {
         self.within(self.read_wait(sink)).await
     }
 
