@@ -95,10 +95,10 @@ impl Tokens {
 }
 
 fn since_epoch() -> Duration {
-    // Before 1970 no token is good yet.
+    // By a clock before 1970 every token has expired.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+        .unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]

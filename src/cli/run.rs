@@ -43,7 +43,8 @@ impl Run {
 }
 
 fn start_log(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level)?;
+    // It tells of malformed paths, whole, with the tokens that may be in them.
+    let filter = EnvFilter::try_new(&log.level)?.add_directive("h2::server=off".parse()?);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use herald_routes::{Access, Problem, Scope};
+use herald_routes::{Access, Problem, Refusal, Scope};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -34,6 +34,19 @@ pub(super) async fn healthz() -> Response {
 /// Whether it can do its job: 503 without its store or its broker. A sink whose far end is away is
 /// named, but this process is not at fault, and sending requests to another would not help.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    ready(&api, true).await
+}
+
+/// Where strangers may come too: they do not learn why.
+pub(super) async fn readyz_for_all(
+    State(api): State<Arc<Api>>,
+    access: Result<Access, Refusal>,
+) -> Response {
+    let is_operator = access.is_ok_and(|access| access.require(Scope::Admin).is_ok());
+    ready(&api, is_operator).await
+}
+
+async fn ready(api: &Api, details: bool) -> Response {
     let (store, broker) = tokio::join!(well(api.store.ping()), well(api.broker.ping()));
     let ready = store.ok && broker.ok;
     let mut parts = BTreeMap::from([("store".to_owned(), store), ("broker".to_owned(), broker)]);
@@ -52,6 +65,9 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
             AtWork::Broadcast(_) => part(&Health::Asked(Ok(()))),
         };
         parts.insert(format!("sink {}", sink.name), part);
+    }
+    if !details {
+        parts.values_mut().for_each(|part| part.detail = None);
     }
     let (code, status) = if ready {
         (StatusCode::OK, "ok")

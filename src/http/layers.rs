@@ -38,8 +38,11 @@ pub(super) async fn grant(
 /// A page's name can be made to resolve to this machine (DNS rebinding), so the `Host` that is
 /// asked must be a loopback one or in `http.hosts`: 421. And a browser says which page asks (RFC
 /// 6454 §7): one of another origin may not change anything, nor open a WebSocket, which a browser
-/// would let it read (RFC 6455 §10.2): 403. It is left out where a token is asked for: no page has one
-/// that was not given it, since there are no cookies, which a browser would send by itself.
+/// would let it read (RFC 6455 §10.2): 403.
+///
+/// Where a token is asked for, any `Host` will do, since no such page has one. Not any origin: a
+/// proxy may make the token of a cookie, which a browser sends by itself. A token that is in the
+/// query was given to the page.
 pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let (hosts, origins) = (&api.hosts, &api.origins);
     match refusal(
@@ -48,6 +51,7 @@ pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: N
         request.headers(),
         hosts,
         origins,
+        api.authority.is_some(),
     ) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,
@@ -107,6 +111,7 @@ fn refusal(
     headers: &HeaderMap,
     hosts: &[String],
     origins: &[Origin],
+    by_token: bool,
 ) -> Option<Problem> {
     let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or(""));
     // HTTP/2 has it in the URI (RFC 9113 §8.3.1), which goes before the header in HTTP/1.1 too
@@ -115,7 +120,7 @@ fn refusal(
         .authority()
         .map(|authority| authority.as_str())
         .or(text(header::HOST));
-    if host.is_some_and(|host| !is_ours(host, hosts)) {
+    if !by_token && host.is_some_and(|host| !is_ours(host, hosts)) {
         let detail = "herald is not known by this host name: add it to http.hosts";
         return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
     }
@@ -125,7 +130,9 @@ fn refusal(
     }
     let origin = text(header::ORIGIN).map(|o| o.split_once("://").map_or("", |(_, rest)| rest));
     let from_us = |origin: &str| Some(origin) == host || names(origin, hosts);
-    let upgrades = headers.contains_key(header::UPGRADE);
+    let mut query = uri.query().unwrap_or_default().split('&');
+    let has_token = by_token && query.any(|part| part.starts_with("access_token="));
+    let upgrades = headers.contains_key(header::UPGRADE) && !has_token;
     if (!reads || upgrades) && origin.is_some_and(|origin| !from_us(origin)) {
         let detail = match upgrades {
             true => "WebSockets must come from herald's own origin",
@@ -224,8 +231,8 @@ mod tests {
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             }
             let uri = Uri::from_static("/events");
-            refusal(&method, &uri, &headers, &hosts, std::slice::from_ref(&app))
-                .map(|problem| problem.status)
+            let app = std::slice::from_ref(&app);
+            refusal(&method, &uri, &headers, &hosts, app, false).map(|problem| problem.status)
         };
         for ours in [
             "",
@@ -249,7 +256,14 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static("localhost"));
             headers.insert(header::ORIGIN, origin.parse().expect("a value"));
-            let refused = refusal(&Method::POST, &Uri::from_static(uri), &headers, &[], &[]);
+            let refused = refusal(
+                &Method::POST,
+                &Uri::from_static(uri),
+                &headers,
+                &[],
+                &[],
+                false,
+            );
             refused.map(|problem| problem.status)
         };
         let ours = "https://127.0.0.1:3001";
@@ -257,6 +271,25 @@ mod tests {
         assert_eq!(status("https://localhost:3001/events", ours), Some(403));
         assert_eq!(status("https://evil.example/events", ours), Some(421));
         assert_eq!(status("https://evil@localhost/events", ours), Some(421));
+    }
+
+    #[test]
+    fn with_tokens_any_host_will_do_and_a_page_of_another_origin_needs_its_own() {
+        let status = |uri, upgrade: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("events.example.com"));
+            let origin = HeaderValue::from_static("https://evil.example");
+            headers.insert(header::ORIGIN, origin);
+            let method = if upgrade { Method::GET } else { Method::POST };
+            if upgrade {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            }
+            let refused = refusal(&method, &Uri::from_static(uri), &headers, &[], &[], true);
+            refused.map(|problem| problem.status)
+        };
+        assert_eq!(status("/ws?tenantId=a&access_token=x", true), None);
+        assert_eq!(status("/ws?tenantId=a", true), Some(403));
+        assert_eq!(status("/events?access_token=x", false), Some(403));
     }
 
     #[test]

@@ -56,7 +56,9 @@ pub struct Api {
 /// Everything that this process answers, with the routes of its sinks.
 pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
     let max_body = api.max_body;
-    let router = watched()
+    let router = Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz_for_all))
         .route("/metrics", get(health::metrics_for_operators))
         .route("/events", post(emit::emit).get(events::list))
         .route("/events/{event_id}", get(events::show))
@@ -79,11 +81,8 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
         })
         .layer(DefaultBodyLimit::max(max_body));
     let authority = api.authority.clone();
-    let router = match &authority {
-        Some(_) => router,
-        None => router.layer(middleware::from_fn_with_state(api.clone(), layers::guard)),
-    };
     let router = router
+        .layer(middleware::from_fn_with_state(api.clone(), layers::guard))
         .layer(middleware::from_fn_with_state(authority, layers::grant))
         .layer(middleware::from_fn_with_state(api.clone(), layers::locate));
     // Nobody needs to be told that no other origin may.
@@ -96,17 +95,13 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
 
 /// What whatever watches herald asks of every process, and nothing else.
 pub fn operations(api: Arc<Api>) -> Router {
-    watched()
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .with_state(api.clone())
         .fallback(async || Problem::not_found("there is nothing here"))
         .layer(middleware::from_fn_with_state(api, layers::measure))
-}
-
-fn watched() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
 }
 
 /// What a stranger learns of a failure; the log has the rest.

@@ -157,8 +157,12 @@ impl<'a> Frame<'a> {
         let Self { event, json, .. } = self;
         let mut out = BytesMut::with_capacity(json.len() + event.kind.len() + 64);
         // A type with a line break is refused at ingest; one that came in by other ways must not
-        // break the frame apart.
-        if !event.kind.contains(['\r', '\n']) {
+        // break the frame apart. And nobody else says what herald does.
+        let ours = matches!(
+            &*event.kind,
+            "herald.reset" | "herald.expired" | "herald.ping"
+        );
+        if !ours && !event.kind.contains(['\r', '\n']) {
             field(&mut out, "event", &event.kind);
         }
         let unnamed_at = out.len();
@@ -221,6 +225,20 @@ mod tests {
         assert_eq!(cut("one"), "data: one\n");
         assert_eq!(cut("a\rb\nc\r\nd"), "data: a\ndata: b\ndata: c\ndata: d\n");
         assert_eq!(cut("a\n\rb\r\n"), "data: a\ndata: \ndata: b\ndata: \n");
+    }
+
+    #[test]
+    fn no_event_has_the_name_of_what_herald_says_itself() {
+        for (kind, named) in [
+            ("herald.expired", false),
+            ("herald.reset", false),
+            ("herald.ping", false),
+            ("herald.dead_letter", true),
+        ] {
+            let event = herald_testkit::event(1, "a", kind, "{}");
+            let bytes = Frame::new(&event).bytes(Format::Named);
+            assert_eq!(bytes.starts_with(b"event: "), named, "{kind}");
+        }
     }
 
     #[test]

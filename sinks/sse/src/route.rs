@@ -7,7 +7,7 @@
 //! after its token has expired is told to stop: 204 (WHATWG HTML §9.2.3).
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -150,7 +150,11 @@ pub async fn serve(
 ) -> Result<Response, Problem> {
     let access = match access {
         Ok(StreamAccess { access, .. }) => access,
-        Err(Refusal::Expired) if headers.contains_key(LAST_EVENT_ID) => {
+        // Who can send a token in a header can also read why it does not do.
+        Err(Refusal::Expired)
+            if headers.contains_key(LAST_EVENT_ID)
+                && !headers.contains_key(header::AUTHORIZATION) =>
+        {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
         Err(refusal) => return Err(refusal.into()),
@@ -181,9 +185,9 @@ pub async fn serve(
     if let Some(until) = access.expires_at {
         client.stay_for(shared.leases.take(until));
     }
-    let client = Arc::new(Mutex::new(Some(client)));
-    let mut response = respond(EventStream::body(client.clone()));
+    let client = stream::hold(client);
     let send_timeout = shared.config.send_timeout;
+    let mut response = respond(EventStream::body(client.clone(), send_timeout));
     let takeover = Takeover::new(move |connection| {
         Some(begin(connection, stream::take(&client)?, send_timeout))
     });

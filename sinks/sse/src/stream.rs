@@ -1,38 +1,62 @@
 //! A client's stream as a body that an HTTP server polls: for HTTP/2, and for whoever cannot be
 //! given the connection itself. Each chunk goes out as the shared buffer that it is.
+//!
+//! A server that has a chunk which its client does not take asks for no other one. Nobody would
+//! notice then that the client takes nothing, nor that its token has expired; so a task looks after
+//! it, once in a `send_timeout`.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 
-/// A stream that either its body or whoever takes over the connection writes.
-pub type Shared = Arc<Mutex<Option<Client>>>;
+/// A client that either its body or whoever takes over the connection writes to.
+pub type Shared = Arc<Mutex<Held>>;
 
-pub fn take(shared: &Shared) -> Option<Client> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner).take()
+pub struct Held {
+    client: Option<Client>,
+    /// When the server was given something, if it has not asked again since.
+    given: Option<Instant>,
 }
 
-/// Takes the client when it is polled for the first time.
+pub fn hold(client: Client) -> Shared {
+    Arc::new(Mutex::new(Held {
+        client: Some(client),
+        given: None,
+    }))
+}
+
+pub fn take(shared: &Shared) -> Option<Client> {
+    lock(shared).client.take()
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, Held> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub struct EventStream {
-    shared: Option<Shared>,
-    client: Option<Client>,
+    shared: Shared,
+    /// Until it is polled for the first time.
+    send_timeout: Option<Duration>,
     /// What was handed out and not asked for yet.
     pieces: VecDeque<Bytes>,
 }
 
 impl EventStream {
-    pub fn body(shared: Shared) -> Body {
+    /// Its client is sent away when it takes nothing for one to two `send_timeout`s.
+    pub fn body(shared: Shared, send_timeout: Duration) -> Body {
         Body::new(Self {
-            shared: Some(shared),
-            client: None,
+            shared,
+            send_timeout: Some(send_timeout),
             pieces: VecDeque::new(),
         })
     }
@@ -46,19 +70,48 @@ impl HttpBody for EventStream {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(shared) = self.shared.take() {
-            self.client = take(&shared);
+        let Self {
+            shared,
+            send_timeout,
+            pieces,
+        } = &mut *self;
+        if let Some(send_timeout) = send_timeout.take() {
+            tokio::spawn(look_after(Arc::downgrade(shared), send_timeout));
         }
-        let Self { client, pieces, .. } = &mut *self;
+        let mut held = lock(shared);
+        held.given = None;
         while pieces.is_empty()
-            && let Some(talks) = client
+            && let Some(client) = &mut held.client
         {
             let mut out = Vec::new();
-            if !ready!(talks.poll_next(cx, &mut out)) {
-                *client = None;
+            if !ready!(client.poll_next(cx, &mut out)) {
+                let gone = held.client.take();
+                drop(held);
+                drop(gone);
+                held = lock(shared);
             }
             pieces.extend(out);
         }
-        Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+        let piece = pieces.pop_front();
+        held.given = piece.is_some().then(Instant::now);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+async fn look_after(shared: Weak<Mutex<Held>>, send_timeout: Duration) {
+    loop {
+        sleep(send_timeout).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let mut held = lock(&shared);
+        if held.client.is_none() {
+            return;
+        }
+        if held.given.is_some_and(|at| at.elapsed() >= send_timeout) {
+            let gone = held.client.take();
+            drop(held);
+            return drop(gone);
+        }
     }
 }

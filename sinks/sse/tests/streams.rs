@@ -333,3 +333,19 @@ async fn who_comes_back_with_an_expired_token_is_told_to_stop_and_who_comes_is_t
     assert_eq!(ask(Refusal::Expired, "").await, 401);
     assert_eq!(ask(Refusal::Invalid("no"), &last).await, 401);
 }
+
+/// As over HTTP/2, where a client that opens no window keeps what it was sent from being asked for.
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_server_asks_for_nothing_more_is_sent_away() {
+    let server = Server::new(Config::default());
+    let mut takes = server.connect("tenantId=a").await;
+    let _stuck = server.connect("tenantId=a").await;
+    assert_eq!(server.sse.stats().clients, 2);
+    // Heartbeats are taken by the one and wait for the other.
+    for _ in 0..12 {
+        takes.pull().await;
+    }
+    assert_eq!(server.sse.stats().clients, 1);
+    server.emit_range(1, 2);
+    assert_eq!(takes.seqs(2).await, [1, 2]);
+}
