@@ -156,12 +156,12 @@ fn listen(
         listeners.operations = Some(listener);
     }
     if roles.http {
-        let (address, listener) = bind("http.listen", config.http.listen)?;
-        listeners.http = Some(listener);
         if let Some((certificate, key)) = config.http.tls.files() {
             let tls = tls::start(certificate.into(), key.into(), stop.clone())?;
             listeners.tls = Some(tls);
         }
+        let (address, listener) = bind("http.listen", config.http.listen)?;
+        listeners.http = Some(listener);
         listening(address);
     }
     Ok(listeners)

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::app;
 use crate::config::{Config, Faults, Loaded};
 use crate::registry::AnySink;
+use crate::tls;
 
 /// How long each part may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +36,17 @@ impl Check {
         };
         for warning in &loaded.warnings {
             eprintln!("warning: {warning}");
+        }
+        // Not at each load: the key need not be there, nor readable, where nobody listens.
+        if let Some((certificate, key)) = loaded.config.http.tls.files()
+            && let Err(fault) = tls::read(certificate, key)
+        {
+            let (key, why) = match fault {
+                tls::Fault::Certificate(why) => ("http.tls.certificate_file", why),
+                tls::Fault::Key(why) => ("http.tls.key_file", why),
+            };
+            eprintln!("{}: {key}: {why}", loaded.origin(key));
+            return Ok(ExitCode::FAILURE);
         }
         if self.live && !probe(&loaded.config).await? {
             return Ok(ExitCode::FAILURE);

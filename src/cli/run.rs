@@ -34,6 +34,11 @@ impl Run {
         let stop = CancellationToken::new();
         on_signal(stop.clone())?;
         let config = loaded.config;
+        if config.http.tls.files().is_some() {
+            // Whoever renews a certificate tells every process. Once it is taken, the signal ends
+            // none, though it means something only to those that listen (`tls`).
+            drop(signal(SignalKind::hangup())?);
+        }
         let shown = config.clone();
         let roles = self.only.unwrap_or(Roles::ALL);
         app::run(config, roles, stop, |address| greet(&shown, address)).await?;

@@ -13,7 +13,6 @@ use super::locate::Places;
 use super::sink::TENANT_KEY;
 use super::{Config, Retention, Retry, SinkTable, Tls, auth};
 use crate::store::LEAD_HEARTBEAT;
-use crate::tls::{self, Fault};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -266,20 +265,16 @@ fn broker_url(url: &str, checks: &mut Checks<'_>) {
 }
 
 fn https(settings: &Tls, checks: &mut Checks<'_>) {
-    let (certificate, key) = ("http.tls.certificate_file", "http.tls.key_file");
-    match (
-        settings.files(),
-        &settings.certificate_file,
-        &settings.key_file,
-    ) {
-        (Some((certificate_file, key_file)), ..) => match tls::read(certificate_file, key_file) {
-            Ok(_) => {}
-            Err(Fault::Certificate(why)) => checks.fault(certificate, why),
-            Err(Fault::Key(why)) => checks.fault(key, why),
-        },
-        (None, Some(_), _) => checks.fault(key, "is missing; name the file with the private key"),
-        (None, _, Some(_)) => checks.fault(certificate, "is missing; name the file with the chain"),
-        (None, None, None) => {}
+    match (&settings.certificate_file, &settings.key_file) {
+        (Some(_), None) => checks.fault(
+            "http.tls.key_file",
+            "is missing; name the file with the private key",
+        ),
+        (None, Some(_)) => checks.fault(
+            "http.tls.certificate_file",
+            "is missing; name the file with the chain",
+        ),
+        _ => {}
     }
 }
 

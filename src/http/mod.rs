@@ -10,6 +10,7 @@ mod server;
 mod sinks;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -19,6 +20,7 @@ use axum::routing::{get, post};
 use herald_contract::History;
 use herald_routes::{Authority, Problem};
 use tokio::sync::Notify;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::broker::Broker;
 use crate::config::{Network, Origin};
@@ -27,6 +29,9 @@ use crate::store::{Store, StoreError};
 
 pub use server::serve;
 pub use sinks::{AtWork, Health, SinkHandle};
+
+/// For the next part of a request's body: whoever vanishes in the middle is not waited for.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the routes share.
 pub struct Api {
@@ -79,7 +84,8 @@ pub fn router(api: Arc<Api>, of_sinks: Router) -> Router {
                 "this route has another method",
             )
         })
-        .layer(DefaultBodyLimit::max(max_body));
+        .layer(DefaultBodyLimit::max(max_body))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT));
     let authority = api.authority.clone();
     let router = router
         .layer(middleware::from_fn_with_state(api.clone(), layers::guard))

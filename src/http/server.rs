@@ -47,6 +47,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection whose other end acknowledges nothing for so long is gone (RFC 5482).
 const GONE: Duration = Duration::from_secs(60);
 
+/// For what has been answered by HTTP/2 to reach its client, when herald stops. One that is asleep
+/// would hold up the stop.
+const FLUSH: Duration = Duration::from_secs(3);
+
 /// Before another connection is taken, when there are no file descriptors, say.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -266,8 +270,12 @@ impl Server {
         let (router, begun) = (self.router.clone(), asked.clone());
         let service = service_fn(move |request| {
             begun.store(true, Ordering::Relaxed);
-            let router = router.clone();
-            async move { Ok::<_, Infallible>(answer(router, request, from).await) }
+            let (router, under_way) = (router.clone(), begun.clone());
+            async move {
+                let response = answer(router, request, from).await;
+                drop(under_way);
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut serving = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -288,7 +296,17 @@ impl Server {
         };
         if in_order {
             Pin::new(&mut serving).graceful_shutdown();
-            let _ = serving.await;
+            let answered = async {
+                // This function has one, the service another, and each request under way.
+                while Arc::strong_count(&asked) > 2 {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                sleep(FLUSH).await;
+            };
+            tokio::select! {
+                _ = &mut serving => {}
+                () = answered => {}
+            }
         }
         None
     }

@@ -27,6 +27,7 @@ pub use pair::{Fault, read};
 pub const HTTP2: &[u8] = b"h2";
 
 const HTTP1: &[u8] = b"http/1.1";
+const HTTP10: &[u8] = b"http/1.0";
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(60);
@@ -63,7 +64,7 @@ pub fn start(
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(current);
-    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    config.alpn_protocols = [HTTP2, HTTP1, HTTP10].map(<[u8]>::to_vec).into();
     // Clients that come back bring what is needed to go on: nothing is kept for them here.
     config.ticketer = ring::Ticketer::new()?;
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -12,6 +12,10 @@ use crate::gzip::{self, Sum};
 /// Frames are put together up to this size, in bytes; a larger one is a chunk of its own.
 pub const SIZE: usize = 64 * 1024;
 
+/// What is compressed at most, in bytes, which takes some milliseconds. Whatever is larger goes as it
+/// is, for a worker of the runtime is kept meanwhile, and others wait for it.
+const MOST: usize = 256 * 1024;
+
 /// Ends a response in chunks.
 pub const LAST: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
@@ -65,7 +69,10 @@ struct Whole {
 impl Packed {
     fn whole(&self, frames: &[u8]) -> &Whole {
         self.made.get_or_init(|| {
-            let blocks = gzip::compressed(frames);
+            let blocks = match frames.len() <= MOST {
+                true => gzip::compressed(frames),
+                false => gzip::stored(frames),
+            };
             Whole {
                 bytes: self.budget.charge(chunked(&blocks)),
                 begin: size_line(blocks.len()).len(),
