@@ -52,10 +52,10 @@ WHERE e.tenant_id = ?1 AND (e.id = ?2 OR e.event_id = ?3)";
 const LATEST: &str = "
 SELECT event_id FROM (
     SELECT e.event_id, e.type, f.seq FROM feed f JOIN events e ON e.id = f.aggregate_id
-    WHERE f.tenant_id = ?1 AND f.seq <= ?2 ORDER BY f.seq DESC LIMIT ?6)
-ORDER BY (?3 OR type IN (SELECT value FROM json_each(?4)) OR EXISTS (
+    WHERE f.tenant_id = ?1 AND f.seq <= ?2 ORDER BY f.seq DESC LIMIT ?6) AS last
+ORDER BY (?3 OR last.type IN (SELECT value FROM json_each(?4)) OR EXISTS (
     SELECT 1 FROM json_each(?5) AS prefix
-    WHERE substr(type, 1, length(prefix.value)) = prefix.value)) DESC, seq DESC
+    WHERE substr(last.type, 1, length(prefix.value)) = prefix.value)) DESC, seq DESC
 LIMIT 1";
 
 const EVENT: &str = "
