@@ -232,7 +232,11 @@ impl Client {
         });
     }
 
-    fn send_away(&mut self, out: &mut Vec<Bytes>) {
+    /// Ends its stream with a time to come back.
+    pub fn send_away(&mut self, out: &mut Vec<Bytes>) {
+        if self.ended {
+            return;
+        }
         let last = self.topic().format.farewell(Cause::now(&self.hub));
         self.end(last, out);
     }

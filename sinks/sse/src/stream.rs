@@ -24,6 +24,8 @@ pub type Shared = Arc<Mutex<Held>>;
 
 pub struct Held {
     client: Option<Client>,
+    /// What is left to be said to one that was sent away.
+    last: Vec<Bytes>,
     /// When the server was given something, if it has not asked again since.
     given: Option<Instant>,
 }
@@ -31,6 +33,7 @@ pub struct Held {
 pub fn hold(client: Client) -> Shared {
     Arc::new(Mutex::new(Held {
         client: Some(client),
+        last: Vec::new(),
         given: None,
     }))
 }
@@ -92,6 +95,7 @@ impl HttpBody for EventStream {
             }
             pieces.extend(out);
         }
+        pieces.extend(held.last.drain(..));
         let piece = pieces.pop_front();
         held.given = piece.is_some().then(Instant::now);
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
@@ -108,8 +112,11 @@ async fn look_after(shared: Weak<Mutex<Held>>, send_timeout: Duration) {
         if held.client.is_none() {
             return;
         }
-        if held.given.is_some_and(|at| at.elapsed() >= send_timeout) {
-            let gone = held.client.take();
+        if held.given.is_some_and(|at| at.elapsed() >= send_timeout)
+            && let Some(mut gone) = held.client.take()
+        {
+            // Should it take something after all, its stream ends in order.
+            gone.send_away(&mut held.last);
             drop(held);
             return drop(gone);
         }
