@@ -8,7 +8,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use crate::harness::{Api, Heard, Home, WebSocket, eventually, given, seconds, seed, text, within};
+use crate::harness::{
+    Api, Heard, Home, WebSocket, eventually, given, seconds, seed, signal, text, within,
+};
 use crate::tls_client::{Curl, Https, Pair, home, write};
 
 const TENANT: &str = "acme";
@@ -96,6 +98,40 @@ async fn whose_page_asks_is_known_over_http2_too() {
         let (status, problem) = curl.ask("/events", &args, "").await;
         assert_eq!(status, refused, "{header}: {problem}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_asleep_does_not_hold_up_the_stop() {
+    let Some(program) = curl() else { return };
+    let home = home(&Pair::make());
+    let https = Https::start(&home, &["HERALD_HTTP__DRAIN=10m"]).await;
+    let curl = Curl {
+        program: &program,
+        home: &home,
+        version: "--http2",
+        address: &https.address,
+    };
+    let (child, mut lines) = curl.follow("tenantId=acme", None);
+    let line = within("the stream begins", seconds(30), lines.next_line()).await;
+    assert!(line.expect("reads").is_some());
+    signal("STOP", child.id().expect("it runs"));
+    let stopped = within("it stops", seconds(30), https.herald.terminate()).await;
+    assert!(stopped.success(), "{stopped}");
+}
+
+/// One configuration serves all processes, and whoever renews the certificate tells all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_listen_needs_no_certificate_and_outlives_a_hangup() {
+    let home = home(&Pair::make());
+    for file in ["certificate.pem", "key.pem"] {
+        std::fs::remove_file(home.path().join(file)).expect("removes");
+    }
+    let relay = home.start_as("relay", &["--only", "relay"]).await;
+    relay.signal("HUP");
+    let ended = relay.terminate().await;
+    assert!(ended.success(), "{ended}");
+    let emit = ["emit", "--tenant", TENANT, "--type", "k", "--payload", "{}"];
+    home.succeed(&emit).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -331,6 +331,13 @@ mod tests {
             };
             assert_eq!(after(position, true).0.concat(), expected);
         }
+        let mut builder = Builder::new(3, Format::Sse, Coding::Gzip);
+        builder.push(4, vec![b'x'; MOST + 1].into(), &budget);
+        let large = builder.finish(&budget).remove(0);
+        let mut out = Vec::new();
+        large.put_after(3, false, &mut out);
+        assert!(out[0].len() > MOST, "it would take too long");
+        drop((large, out));
         let mut held = first.0;
         drop((chunk, second));
         assert_eq!(budget.used(), held.remove(0).len());

@@ -337,9 +337,13 @@ async fn who_comes_back_with_an_expired_token_is_told_to_stop_and_who_comes_is_t
 /// As over HTTP/2, where a client that opens no window keeps what it was sent from being asked for.
 #[tokio::test(start_paused = true)]
 async fn a_client_whose_server_asks_for_nothing_more_is_sent_away() {
-    let server = Server::new(Config::default());
+    let server = Server::new(Config {
+        compression: true,
+        ..Config::default()
+    });
     let mut takes = server.connect("tenantId=a").await;
-    let _stuck = server.connect("tenantId=a").await;
+    let mut stuck = server.open_in("tenantId=a", "", "gzip").await;
+    stuck.pull().await;
     assert_eq!(server.sse.stats().clients, 2);
     // Heartbeats are taken by the one and wait for the other.
     for _ in 0..12 {
@@ -348,4 +352,9 @@ async fn a_client_whose_server_asks_for_nothing_more_is_sent_away() {
     assert_eq!(server.sse.stats().clients, 1);
     server.emit_range(1, 2);
     assert_eq!(takes.seqs(2).await, [1, 2]);
+    // Should it take something after all, its stream ends in order, and says when to come back.
+    while !stuck.ended {
+        stuck.pull().await;
+    }
+    assert!((2_000..=10_000).contains(&stuck.retry), "{}", stuck.retry);
 }
