@@ -1,34 +1,21 @@
 //! Keys that tokens are signed with. An algorithm belongs to its key: what a token's header says of
 //! it can only be wrong, and never chooses how a key is used (RFC 8725 §3.1).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
+    self, ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
     VerificationAlgorithm,
 };
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::alg_id::{ECDSA_P256, ED25519, RSA_ENCRYPTION};
+use rustls::pki_types::pem::{self, PemObject as _};
 
 /// The least bytes of a secret: those of the hash (RFC 7518 §3.2).
 pub const MIN_SECRET: usize = 32;
 
-const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
-const END: &str = "-----END PUBLIC KEY-----";
-
 /// Tags of DER (X.690 §8).
 const SEQUENCE: u8 = 0x30;
 const BIT_STRING: u8 = 0x03;
-
-/// What stands for an algorithm in a public key: RFC 8410 §3 (Ed25519), RFC 5480 §2.1.1 (P-256),
-/// RFC 3279 §2.3.1 (RSA).
-const OF_ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
-const OF_P256: &[u8] = &[
-    0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, // an elliptic curve,
-    0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, // namely this
-];
-const OF_RSA: &[u8] = &[
-    0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-];
 
 /// The keys of an installation.
 pub struct Keys {
@@ -95,14 +82,13 @@ impl PublicKey {
     /// # Errors
     /// It is none, or of a kind that is not taken.
     pub fn from_pem(pem: &str) -> Result<Self, String> {
-        let text: String = pem
-            .split_once(BEGIN)
-            .and_then(|(_, rest)| rest.split_once(END))
-            .map(|(body, _)| body.split_whitespace().collect())
-            .ok_or_else(|| format!("is no public key in PEM ({BEGIN})"))?;
-        let der = STANDARD
-            .decode(text)
-            .map_err(|why| format!("is malformed PEM: {why}"))?;
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes());
+        let der = der.map_err(|why| match why {
+            pem::Error::NoItemsFound => {
+                "is no public key in PEM (-----BEGIN PUBLIC KEY-----)".to_owned()
+            }
+            why => format!("is malformed PEM: {why}"),
+        })?;
         Self::from_der(&der)
     }
 
@@ -118,13 +104,13 @@ impl PublicKey {
         };
         let (of, key) = parts().ok_or("is a malformed public key")?;
         let (name, algorithm, fits): (_, &'static dyn VerificationAlgorithm, _) = match of {
-            OF_ED25519 => ("EdDSA", &ED25519, key.len() == 32),
-            OF_P256 => (
+            _ if of == ED25519.as_ref() => ("EdDSA", &signature::ED25519, key.len() == 32),
+            _ if of == ECDSA_P256.as_ref() => (
                 "ES256",
                 &ECDSA_P256_SHA256_FIXED,
                 key.len() == 65 && key[0] == 4,
             ),
-            OF_RSA => (
+            _ if of == RSA_ENCRYPTION.as_ref() => (
                 "RS256",
                 &RSA_PKCS1_2048_8192_SHA256,
                 (256..=1100).contains(&key.len()),
